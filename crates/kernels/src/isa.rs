@@ -1,0 +1,58 @@
+//! Which instruction set runs the kernels. It changes speed, never bits.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An instruction set that kernels are written for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Isa {
+    /// Portable scalar code: what defines the bits, and what runs where nothing faster fits.
+    Reference,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+}
+
+/// The text names no instruction set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no instruction set: use one of reference, avx2")]
+pub struct ParseIsaError(String);
+
+impl Isa {
+    /// All of them, slowest first.
+    pub const ALL: [Self; 2] = [Self::Reference, Self::Avx2];
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Reference => true,
+            #[cfg(x86)]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(not(x86))]
+            Self::Avx2 => false,
+        }
+    }
+
+    /// The fastest that this machine can run.
+    pub fn best() -> Self {
+        *Self::ALL.iter().rev().find(|isa| isa.is_available()).expect("the reference is always available")
+    }
+}
+
+impl FromStr for Isa {
+    type Err = ParseIsaError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIsaError> {
+        Self::ALL.into_iter().find(|isa| isa.to_string() == text).ok_or_else(|| ParseIsaError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reference => "reference",
+            Self::Avx2 => "avx2",
+        })
+    }
+}
