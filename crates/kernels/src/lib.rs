@@ -4,6 +4,16 @@
 //! The order of every operation is written down in `docs/numerics.md`. The rule behind it all: vectorise over outputs,
 //! never across the reduction.
 
+mod attention;
 mod isa;
+mod kv;
+pub mod math;
+mod math64;
+mod rope;
+mod vector;
 
+pub use attention::{AttentionRow, AttentionScratch, AttentionShape};
 pub use isa::{Isa, ParseIsaError};
+pub use kv::{KV_BLOCK, KvLayer, KvShape, KvType, ParseKvTypeError};
+pub use rope::{RopeError, RopeFrequencies, RopeScaling, RopeStyle, RopeTable};
+pub use vector::VectorKernels;

@@ -1,0 +1,169 @@
+//! Attention over the blocked KV cache: what is asked, and the scalar reference that defines the bits.
+//!
+//! Keys are taken in blocks of 64 positions from position 0. Per block: scores, their maximum, weights, their sum and the
+//! weighted values; then the blocks are merged in ascending order. Each query head of each token stands alone: how tokens
+//! are batched, chunked or tiled changes nothing.
+
+use crate::kv::{BlockView, KV_BLOCK, KvLayer, Zeroed};
+use crate::math;
+use crate::vector::lane_sum;
+use std::ops::Range;
+
+/// The heads of one attention layer, and what they may see.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AttentionShape {
+    /// Query heads: a multiple of `kv_heads`. Query head h reads kv head h / (heads / kv_heads).
+    pub heads: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Length of a query and of a key.
+    pub k_dim: usize,
+    /// Length of a value.
+    pub v_dim: usize,
+    /// What a score is multiplied by, usually 1/√`k_dim`.
+    pub scale: f32,
+    /// How many positions a token sees, itself included; all before it where this is missing.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Query heads per kv head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The positions that a token at `position` sees.
+    pub(crate) fn visible(&self, position: usize) -> Range<usize> {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1
+    }
+}
+
+/// One token that attends.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionRow<'a> {
+    /// Its queries, `[heads][k_dim]`.
+    pub q: &'a [f32],
+    /// Its position in the sequence. The keys up to and including it have been written.
+    pub position: usize,
+}
+
+/// Working memory of one thread, grown as needed and kept between calls.
+#[derive(Default)]
+pub struct AttentionScratch {
+    /// A block's keys and values, widened.
+    pub(crate) keys: Zeroed<f32>,
+    pub(crate) values: Zeroed<f32>,
+    /// Per row and query head: the largest score so far and the sum of weights against it.
+    pub(crate) running: Vec<[f32; 2]>,
+}
+
+/// One kv head's attention, checked: what the functions of the table get.
+#[derive(Clone, Copy)]
+pub(crate) struct Attention<'a> {
+    pub(crate) layer: &'a KvLayer,
+    pub(crate) shape: &'a AttentionShape,
+    pub(crate) kv_head: usize,
+    pub(crate) rows: &'a [AttentionRow<'a>],
+    pub(crate) blocks: &'a [u32],
+}
+
+impl<'a> Attention<'a> {
+    /// Checks everything that the functions of the table rely on.
+    ///
+    /// # Panics
+    /// If shapes, lengths or blocks do not match.
+    pub(crate) fn new(
+        layer: &'a KvLayer,
+        shape: &'a AttentionShape,
+        kv_head: usize,
+        rows: &'a [AttentionRow<'a>],
+        blocks: &'a [u32],
+        out: &[f32],
+    ) -> Self {
+        let kv = layer.shape();
+        assert_eq!((shape.kv_heads, shape.k_dim, shape.v_dim), (kv.kv_heads, kv.k_dim, kv.v_dim), "cache's shape");
+        assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads), "{} heads", shape.heads);
+        assert!(shape.window != Some(0), "a window of no positions");
+        assert!(kv_head < shape.kv_heads, "kv head {kv_head} of {}", shape.kv_heads);
+        assert_eq!(out.len(), rows.len() * shape.group() * shape.v_dim, "output");
+        for row in rows {
+            assert_eq!(row.q.len(), shape.heads * shape.k_dim, "queries");
+            assert!(row.position / KV_BLOCK < blocks.len(), "position {} of {} blocks", row.position, blocks.len());
+        }
+        assert!(blocks.iter().all(|&block| (block as usize) < layer.blocks()), "a block outside the cache");
+        Self { layer, shape, kv_head, rows, blocks }
+    }
+
+    /// The query of head `head` of this kv head's group.
+    pub(crate) fn query(&self, row: usize, head: usize) -> &'a [f32] {
+        let start = (self.kv_head * self.shape.group() + head) * self.shape.k_dim;
+        &self.rows[row].q[start..start + self.shape.k_dim]
+    }
+
+    /// K and V of block `index` of the sequence.
+    pub(crate) fn block(&self, index: usize) -> (BlockView<'a>, BlockView<'a>) {
+        let block = self.blocks[index] as usize;
+        (self.layer.keys(block, self.kv_head), self.layer.values(block, self.kv_head))
+    }
+}
+
+/// The part of `visible` that lies in block `index`, as slots of that block.
+pub(crate) fn slots(visible: &Range<usize>, index: usize) -> Range<usize> {
+    let start = index * KV_BLOCK;
+    visible.start.clamp(start, start + KV_BLOCK) - start..visible.end.clamp(start, start + KV_BLOCK) - start
+}
+
+/// The reference: every row and head by itself.
+pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], _: &mut AttentionScratch) {
+    let (group, v_dim) = (attention.shape.group(), attention.shape.v_dim);
+    let mut block_out = vec![0.0; v_dim];
+    for (unit, out) in out.chunks_exact_mut(v_dim).enumerate() {
+        let (row, head) = (unit / group, unit % group);
+        let q = attention.query(row, head);
+        let visible = attention.shape.visible(attention.rows[row].position);
+        // The largest score and the sum of weights of the blocks merged so far.
+        let mut merged: Option<(f32, f32)> = None;
+        for index in visible.start / KV_BLOCK..visible.end.div_ceil(KV_BLOCK) {
+            let (keys, values) = attention.block(index);
+            let slots = slots(&visible, index);
+            let mut weights = [0.0; KV_BLOCK];
+            for slot in slots.clone() {
+                let mut score = 0.0f32;
+                for (d, &q) in q.iter().enumerate() {
+                    score = q.mul_add(keys.get(d * KV_BLOCK + slot), score);
+                }
+                weights[slot] = attention.shape.scale * score;
+            }
+            let block_max = weights[slots.clone()].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for weight in &mut weights[slots.clone()] {
+                *weight = math::exp(*weight - block_max);
+            }
+            let block_sum = lane_sum(&weights, |lane, weight| lane + weight);
+            block_out.fill(0.0);
+            for slot in slots {
+                for (d, sum) in block_out.iter_mut().enumerate() {
+                    *sum = weights[slot].mul_add(values.get(slot * v_dim + d), *sum);
+                }
+            }
+            merged = Some(match merged {
+                None => {
+                    out.copy_from_slice(&block_out);
+                    (block_max, block_sum)
+                }
+                Some((max, sum)) => {
+                    let new_max = max.max(block_max);
+                    let (old, new) = (math::exp(max - new_max), math::exp(block_max - new_max));
+                    for (out, &block_out) in out.iter_mut().zip(&block_out) {
+                        *out = block_out.mul_add(new, *out * old);
+                    }
+                    (new_max, block_sum.mul_add(new, sum * old))
+                }
+            });
+        }
+        if let Some((_, sum)) = merged {
+            for out in out {
+                *out /= sum;
+            }
+        }
+    }
+}

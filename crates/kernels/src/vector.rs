@@ -1,0 +1,203 @@
+//! Norms, activations, rope and the other operations that are no matrix product: the table of functions, one per
+//! instruction set, and the scalar reference that defines the bits.
+
+use crate::attention::{self, Attention, AttentionRow, AttentionScratch, AttentionShape};
+use crate::isa::Isa;
+use crate::kv::KvLayer;
+use crate::math;
+use crate::rope::RopeStyle;
+
+/// One function per operation. An instruction set overrides what it does faster and takes the rest from the reference.
+///
+/// The functions are unsafe because those of an instruction set may only run where it is available; lengths have been
+/// checked before they are called.
+#[derive(Clone, Copy)]
+pub(crate) struct VectorTable {
+    pub(crate) rms_norm: unsafe fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
+    pub(crate) add_assign: unsafe fn(x: &mut [f32], y: &[f32]),
+    pub(crate) silu_mul: unsafe fn(gate: &[f32], up: &[f32], out: &mut [f32]),
+    pub(crate) exp: unsafe fn(x: &mut [f32]),
+    pub(crate) sigmoid: unsafe fn(x: &mut [f32]),
+    pub(crate) log_sum_exp: unsafe fn(x: &[f32]) -> f32,
+    pub(crate) rope: unsafe fn(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle),
+    pub(crate) attend: unsafe fn(attention: &Attention<'_>, out: &mut [f32], scratch: &mut AttentionScratch),
+}
+
+/// The scalar reference.
+pub(crate) static REFERENCE: VectorTable =
+    VectorTable { rms_norm, add_assign, silu_mul, exp, sigmoid, log_sum_exp, rope, attend: attention::attend };
+
+/// The functions for an instruction set that is available.
+fn vector_table(isa: Isa) -> &'static VectorTable {
+    match isa {
+        Isa::Reference => &REFERENCE,
+        #[cfg(x86)]
+        Isa::Avx2 => &REFERENCE,
+        #[cfg(not(x86))]
+        Isa::Avx2 => unreachable!("never available here"),
+    }
+}
+
+/// The operations that are no matrix product, each on the calling thread.
+///
+/// Shape letters: H heads, D elements of a head. Every method panics where lengths do not match: that is a bug of the
+/// caller, no property of the data. The bits are the same for every instruction set.
+#[derive(Clone, Copy)]
+pub struct VectorKernels {
+    table: &'static VectorTable,
+}
+
+impl VectorKernels {
+    /// The functions of `isa`.
+    ///
+    /// # Panics
+    /// If this machine cannot run it: ask [`Isa::is_available`] first.
+    pub fn new(isa: Isa) -> Self {
+        assert!(isa.is_available(), "this machine cannot run {isa}");
+        Self { table: vector_table(isa) }
+    }
+
+    /// `out = x · 1/√(mean(x²) + eps) · weight`, all of one length: root mean square normalisation (arXiv 1910.07467).
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm: lengths differ");
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// `x += y`.
+    pub fn add_assign(&self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len(), "add_assign: lengths differ");
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.add_assign)(x, y) }
+    }
+
+    /// `out = silu(gate) · up` with `silu(g) = g / (1 + exp(−g))`.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.silu_mul)(gate, up, out) }
+    }
+
+    /// `x = exp(x)`: see [`math::exp`].
+    pub fn exp(&self, x: &mut [f32]) {
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.exp)(x) }
+    }
+
+    /// `x = 1 / (1 + exp(−x))`: see [`math::sigmoid`].
+    pub fn sigmoid(&self, x: &mut [f32]) {
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.sigmoid)(x) }
+    }
+
+    /// ln Σ exp(x): with it, log-probabilities are `x − log_sum_exp(x)`. −∞ for no numbers, or where all are −∞.
+    pub fn log_sum_exp(&self, x: &[f32]) -> f32 {
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.log_sum_exp)(x) }
+    }
+
+    /// Rotates the first `2 · cos.len()` elements of every head of one token, `x: [H][D]` with D = `head_dim`, by the
+    /// angles whose cosines and sines are given, one per pair; the rest of each head stays.
+    pub fn rope(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], style: RopeStyle) {
+        assert!(head_dim > 0 && x.len().is_multiple_of(head_dim), "rope: {} is not heads of {head_dim}", x.len());
+        assert!(cos.len() == sin.len() && 2 * cos.len() <= head_dim, "rope: {} pairs in {head_dim}", cos.len());
+        for head in x.chunks_exact_mut(head_dim) {
+            // SAFETY: `new` checked that the instruction set is available.
+            unsafe { (self.table.rope)(&mut head[..2 * cos.len()], cos, sin, style) }
+        }
+    }
+
+    /// Attention of the query heads that read `kv_head`, for `rows` of one sequence whose block table is `blocks`, into
+    /// `out: [rows][heads / kv_heads][v_dim]`.
+    ///
+    /// A row at position p sees the keys at p + 1 − window to p. Rows may come in any order and any number: each one's
+    /// bits depend on nothing but its query and the keys and values that it sees.
+    #[allow(clippy::too_many_arguments, reason = "each is a different thing; a struct would only rename them")]
+    pub fn attend(
+        &self,
+        layer: &KvLayer,
+        shape: &AttentionShape,
+        kv_head: usize,
+        rows: &[AttentionRow<'_>],
+        blocks: &[u32],
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let attention = Attention::new(layer, shape, kv_head, rows, blocks, out);
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.attend)(&attention, out, scratch) }
+    }
+}
+
+/// The contract's sum: element i enters lane i mod 16 by `step`, ascending, from +0; then the tree.
+pub(crate) fn lane_sum(x: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    for (i, &x) in x.iter().enumerate() {
+        lanes[i % 16] = step(lanes[i % 16], x);
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// What a row is multiplied by, from its sum of squares.
+pub(crate) fn rms_scale(sum_of_squares: f32, length: usize, eps: f32) -> f32 {
+    1.0 / (sum_of_squares / length as f32 + eps).sqrt()
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let scale = rms_scale(lane_sum(x, |lane, x| x.mul_add(x, lane)), x.len(), eps);
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
+    }
+}
+
+fn add_assign(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + math::exp(-gate)) * up;
+    }
+}
+
+fn exp(x: &mut [f32]) {
+    for x in x {
+        *x = math::exp(*x);
+    }
+}
+
+fn sigmoid(x: &mut [f32]) {
+    for x in x {
+        *x = math::sigmoid(*x);
+    }
+}
+
+fn log_sum_exp(x: &[f32]) -> f32 {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY {
+        return max;
+    }
+    max + math::ln(lane_sum(x, |lane, x| lane + math::exp(x - max)))
+}
+
+fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
+    for (pair, (&cos, &sin)) in cos.iter().zip(sin).enumerate() {
+        let (i, j) = match style {
+            RopeStyle::Halves => (pair, pair + head.len() / 2),
+            RopeStyle::Pairs => (2 * pair, 2 * pair + 1),
+        };
+        (head[i], head[j]) = rotate(head[i], head[j], cos, sin);
+    }
+}
+
+/// One pair, turned: `(a·cos − b·sin, b·cos + a·sin)`, the products with the sine rounded first.
+pub(crate) fn rotate(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
+    (a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin))
+}
