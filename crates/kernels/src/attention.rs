@@ -4,7 +4,7 @@
 //! weighted values; then the blocks are merged in ascending order. Each query head of each token stands alone: how tokens
 //! are batched, chunked or tiled changes nothing.
 
-use crate::kv::{BlockView, KV_BLOCK, KvLayer, Zeroed};
+use crate::kv::{BlockView, KV_BLOCK, KvLayer};
 use crate::math;
 use crate::vector::lane_sum;
 use std::ops::Range;
@@ -50,11 +50,11 @@ pub struct AttentionRow<'a> {
 /// Working memory of one thread, grown as needed and kept between calls.
 #[derive(Default)]
 pub struct AttentionScratch {
-    /// A block's keys and values, widened.
-    pub(crate) keys: Zeroed<f32>,
-    pub(crate) values: Zeroed<f32>,
-    /// Per row and query head: the largest score so far and the sum of weights against it.
-    pub(crate) running: Vec<[f32; 2]>,
+    /// A block's keys and values, widened, for the instruction sets that do so.
+    #[cfg(x86)]
+    pub(crate) widened: [crate::kv::Zeroed<f32>; 2],
+    /// One head's weighted values of a block.
+    block_out: Vec<f32>,
 }
 
 /// One kv head's attention, checked: what the functions of the table get.
@@ -114,9 +114,10 @@ pub(crate) fn slots(visible: &Range<usize>, index: usize) -> Range<usize> {
 }
 
 /// The reference: every row and head by itself.
-pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], _: &mut AttentionScratch) {
+pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut AttentionScratch) {
     let (group, v_dim) = (attention.shape.group(), attention.shape.v_dim);
-    let mut block_out = vec![0.0; v_dim];
+    scratch.block_out.resize(v_dim, 0.0);
+    let block_out = &mut scratch.block_out[..v_dim];
     for (unit, out) in out.chunks_exact_mut(v_dim).enumerate() {
         let (row, head) = (unit / group, unit % group);
         let q = attention.query(row, head);
@@ -147,13 +148,13 @@ pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], _: &mut Attenti
             }
             merged = Some(match merged {
                 None => {
-                    out.copy_from_slice(&block_out);
+                    out.copy_from_slice(block_out);
                     (block_max, block_sum)
                 }
                 Some((max, sum)) => {
                     let new_max = max.max(block_max);
                     let (old, new) = (math::exp(max - new_max), math::exp(block_max - new_max));
-                    for (out, &block_out) in out.iter_mut().zip(&block_out) {
+                    for (out, &block_out) in out.iter_mut().zip(&*block_out) {
                         *out = block_out.mul_add(new, *out * old);
                     }
                     (new_max, block_sum.mul_add(new, sum * old))

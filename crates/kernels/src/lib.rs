@@ -5,6 +5,8 @@
 //! never across the reduction.
 
 mod attention;
+#[cfg(x86)]
+mod avx2;
 mod isa;
 mod kv;
 pub mod math;

@@ -32,7 +32,7 @@ fn vector_table(isa: Isa) -> &'static VectorTable {
     match isa {
         Isa::Reference => &REFERENCE,
         #[cfg(x86)]
-        Isa::Avx2 => &REFERENCE,
+        Isa::Avx2 => &crate::avx2::vector::TABLE,
         #[cfg(not(x86))]
         Isa::Avx2 => unreachable!("never available here"),
     }

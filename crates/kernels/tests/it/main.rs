@@ -1,0 +1,5 @@
+//! The conformance of every instruction set with the scalar reference, bit for bit, and of the reference with f64.
+
+mod attention;
+mod numbers;
+mod vector;
