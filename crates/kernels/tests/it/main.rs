@@ -3,3 +3,4 @@
 mod attention;
 mod numbers;
 mod vector;
+mod vectors;

@@ -35,10 +35,10 @@ fn bits_are_the_references_on_every_instruction_set() {
         let kernels = VectorKernels::new(isa);
         for length in lengths() {
             let inputs = inputs(length);
-            for ((name, x), (_, y)) in inputs.iter().zip(inputs.iter().cycle().skip(3)) {
+            for ((name, input), (_, y)) in inputs.iter().zip(inputs.iter().cycle().skip(3)) {
                 let case = format!("{isa} on {length} {name} numbers");
                 let in_place = |op: &dyn Fn(VectorKernels, &mut [f32])| {
-                    let (mut got, mut expected) = (x.clone(), x.clone());
+                    let (mut got, mut expected) = (input.clone(), input.clone());
                     op(kernels, &mut got);
                     op(reference, &mut expected);
                     assert_bits(&case, &got, &expected);
@@ -46,8 +46,8 @@ fn bits_are_the_references_on_every_instruction_set() {
                 in_place(&|kernels, x| kernels.add_assign(x, y));
                 in_place(&|kernels, x| kernels.exp(x));
                 in_place(&|kernels, x| kernels.sigmoid(x));
-                in_place(&|kernels, x| kernels.silu_mul(&x.to_vec(), y, x));
-                in_place(&|kernels, x| kernels.rms_norm(&x.to_vec(), y, 1e-5, x));
+                in_place(&|kernels, x| kernels.silu_mul(input, y, x));
+                in_place(&|kernels, x| kernels.rms_norm(input, y, 1e-5, x));
                 in_place(&|kernels, x| x[0] = kernels.log_sum_exp(x));
                 for style in [RopeStyle::Halves, RopeStyle::Pairs] {
                     // Two heads whose last element is not rotated, if there is one.

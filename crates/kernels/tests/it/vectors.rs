@@ -1,0 +1,83 @@
+//! The test vectors of `docs/numerics.md`: the contract's bits, pinned. They change with its id or not at all.
+
+use crate::numbers::available;
+use freehold_kernels::{
+    AttentionRow, AttentionScratch, AttentionShape, Isa, KvLayer, KvShape, KvType, RopeFrequencies, RopeScaling,
+    RopeStyle, RopeTable, VectorKernels, math,
+};
+
+/// `((i · 2654435761) mod 65536) / 32768 − 1` for i from `first` on.
+fn sequence(first: u64, length: u64) -> Vec<f32> {
+    (first..first + length).map(|i| (i * 2_654_435_761 % 65_536) as f32 / 32_768.0 - 1.0).collect()
+}
+
+#[test]
+fn the_documents_vectors() {
+    let text = include_str!("../../../../docs/numerics.md");
+    for isa in available().chain([Isa::Reference]) {
+        let kernels = VectorKernels::new(isa);
+        let mut vectors = vec![
+            ("`exp(1)`", vec![math::exp(1.0)]),
+            ("`exp(−0.1)`", vec![math::exp(-0.1)]),
+            ("`exp(−87)`", vec![math::exp(-87.0)]),
+            ("`exp(88.5)`", vec![math::exp(88.5)]),
+            ("`sigmoid(−3)`", vec![math::sigmoid(-3.0)]),
+            ("`ln(0.1)`", vec![math::ln(0.1)]),
+            ("`ln(10)`", vec![math::ln(10.0)]),
+            ("`ln(1e−40)`", vec![math::ln(1e-40)]),
+        ];
+        let x = sequence(0, 37);
+        let mut out = vec![0.0; 37];
+        kernels.rms_norm(&x, &sequence(100, 37), 1e-5, &mut out);
+        vectors.push((
+            "rms norm of x(0, 37), weight x(100, 37), eps 1e−5: elements 0, 1, 36",
+            vec![out[0], out[1], out[36]],
+        ));
+        kernels.silu_mul(&x, &sequence(100, 37), &mut out);
+        vectors.push(("silu(x(0, 37)) × x(100, 37): elements 0, 1, 36", vec![out[0], out[1], out[36]]));
+        vectors.push(("log-sum-exp of x(0, 1000)", vec![kernels.log_sum_exp(&sequence(0, 1000))]));
+
+        let yarn = RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 4096.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: None,
+            mscale: None,
+            mscale_all_dim: None,
+        };
+        let frequencies = RopeFrequencies::new(1e6, 16, &yarn).expect("valid parameters");
+        let table = RopeTable::new(&frequencies, [12_345]);
+        let mut head = sequence(0, 16);
+        kernels.rope(&mut head, 16, table.row(0).0, table.row(0).1, RopeStyle::Halves);
+        vectors.push((
+            "rope of x(0, 16) in halves at position 12345, θ 1e6, yarn (factor 4, C 4096, defaults): elements 0, 4, 15",
+            vec![head[0], head[4], head[15]],
+        ));
+
+        let shape = AttentionShape { heads: 3, kv_heads: 1, k_dim: 8, v_dim: 8, scale: 0.25, window: None };
+        let mut layer = KvLayer::new(KvShape { kv_type: KvType::F16, kv_heads: 1, k_dim: 8, v_dim: 8 }, 3);
+        for position in 0..130 {
+            layer.write(
+                position / 64,
+                position as usize % 64,
+                &sequence(8 * u64::from(position), 8),
+                &sequence(8 * u64::from(position) + 5_000, 8),
+            );
+        }
+        let q: Vec<f32> = sequence(20_000, 24).iter().map(|q| 4.0 * q).collect();
+        let mut out = vec![0.0; 24];
+        let row = AttentionRow { q: &q, position: 129 };
+        kernels.attend(&layer, &shape, 0, &[row], &[0, 1, 2], &mut out, &mut AttentionScratch::default());
+        vectors.push((
+            "attention at position 129, 3 heads of 8 on one kv head, scale 0.25, f16, q = 4·x(20000, 24), key and value of position p x(8p, 8) and x(8p + 5000, 8): elements 0, 11, 23",
+            vec![out[0], out[11], out[23]],
+        ));
+        for (name, values) in vectors {
+            let bits: Vec<String> = values.iter().map(|value| format!("`0x{:08x}`", value.to_bits())).collect();
+            let line = format!("| {name} | {} |", bits.join(" "));
+            assert!(text.contains(&line), "docs/numerics.md lacks this line of {isa}: {line}");
+        }
+    }
+}
