@@ -1,7 +1,8 @@
 //! The elementary functions of the contract, in f32: the same operations on every path, never the platform's libm.
 //!
-//! Every step is one IEEE operation (`mul_add` is the fused one). Coefficients come from `scripts/polynomials.py`; errors
-//! quoted are the largest over all f32 inputs.
+//! Every step is one IEEE operation (`mul_add` is the fused one). Coefficients come from `scripts/polynomials.py`. Over
+//! all f32 inputs (run once; the tests take samples) the errors are at most 0.91 ulp for exp, 0.83 for ln, and 2.49 for
+//! sigmoid where it is above 1e−37, and AVX2 has the same bits as this code.
 
 /// log2(e), rounded.
 pub(crate) const LOG2_E: f32 = f32::from_bits(0x3fb8_aa3b);
