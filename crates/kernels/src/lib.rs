@@ -4,18 +4,27 @@
 //! The order of every operation is written down in `docs/numerics.md`. The rule behind it all: vectorise over outputs,
 //! never across the reduction.
 
+mod activations;
 mod attention;
 #[cfg(x86)]
 mod avx2;
+mod compute;
 mod isa;
 mod kv;
 pub mod math;
 mod math64;
+mod matmul;
+mod matrix;
+mod pool;
 mod rope;
 mod vector;
 
+pub use activations::{ActivationKind, Activations};
 pub use attention::{AttentionRow, AttentionScratch, AttentionShape};
+pub use compute::{AttentionInput, Compute, Product};
 pub use isa::{Isa, ParseIsaError};
 pub use kv::{KV_BLOCK, KvLayer, KvShape, KvType, ParseKvTypeError};
+pub use matrix::{Matrix, MatrixError};
+pub use pool::Pool;
 pub use rope::{RopeError, RopeFrequencies, RopeScaling, RopeStyle, RopeTable};
 pub use vector::VectorKernels;

@@ -1,0 +1,273 @@
+//! The operations over whole batches, spread over the threads of a pool.
+//!
+//! How work is cut into chunks depends on shapes and on the number of threads; no bit does, for each output is computed
+//! whole by one chunk.
+
+use crate::activations::{ActivationKind, Activations, RowMut, fill_floats};
+use crate::attention::{AttentionRow, AttentionScratch, AttentionShape};
+use crate::isa::Isa;
+use crate::kv::KvLayer;
+use crate::matmul::{MatmulTable, Tile};
+use crate::matrix::{GROUP, Matrix};
+use crate::pool::{Pool, SharedMut};
+use crate::vector::VectorKernels;
+use std::cell::RefCell;
+
+/// Kernels of one instruction set on one pool of threads.
+pub struct Compute {
+    isa: Isa,
+    vector: VectorKernels,
+    matmul: &'static MatmulTable,
+    pool: Pool,
+}
+
+/// One matrix of a product, with where its result goes.
+pub struct Product<'a> {
+    /// N × K.
+    pub matrix: &'a Matrix,
+    /// Added to each row of the result: N numbers.
+    pub bias: Option<&'a [f32]>,
+    /// The result, M × N.
+    pub out: &'a mut [f32],
+}
+
+/// One token of a batch that attends.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionInput<'a> {
+    /// Its queries, `[heads][k_dim]`.
+    pub q: &'a [f32],
+    /// Its position in its sequence.
+    pub position: usize,
+    /// The block table of its sequence. Neighbours in the batch with the same table are worked on together.
+    pub blocks: &'a [u32],
+}
+
+/// Elementwise work below this many numbers stays on the calling thread: waking others would take longer.
+const PARALLEL_ELEMENTS: usize = 16 * 1024;
+/// Tokens of one sequence whose attention is one chunk: a block of keys is widened once for all of them.
+const ATTENTION_ROWS: usize = 32;
+
+thread_local! {
+    static SCRATCH: RefCell<(AttentionScratch, Vec<f32>)> = RefCell::default();
+}
+
+impl Compute {
+    /// Kernels of `isa` on `threads` threads, the caller's among them.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    ///
+    /// # Panics
+    /// If this machine cannot run `isa`: ask [`Isa::is_available`] first.
+    pub fn new(isa: Isa, threads: usize) -> std::io::Result<Self> {
+        Ok(Self { isa, vector: VectorKernels::new(isa), matmul: MatmulTable::of(isa), pool: Pool::new(threads)? })
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The operations on the calling thread.
+    pub fn vector(&self) -> VectorKernels {
+        self.vector
+    }
+
+    /// Rows of a chunk so that small batches stay on one thread and large ones make a few chunks per thread.
+    fn rows_per_chunk(&self, rows: usize, width: usize) -> usize {
+        if rows * width < PARALLEL_ELEMENTS { rows } else { rows.div_ceil(self.pool.threads() * 4) }
+    }
+
+    /// Root mean square normalisation of each row of `x: [M][weight.len()]` into `out`.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert_eq!(x.len(), out.len(), "rms_norm: lengths differ");
+        let width = weight.len();
+        let chunk = self.rows_per_chunk(x.len() / width, width);
+        self.pool.run_rows(out, width, chunk, |row, out| {
+            self.vector.rms_norm(&x[row * width..][..width], weight, eps, out);
+        });
+    }
+
+    /// `x += y`, rows of `width`.
+    pub fn add_assign(&self, x: &mut [f32], y: &[f32], width: usize) {
+        assert_eq!(x.len(), y.len(), "add_assign: lengths differ");
+        let chunk = self.rows_per_chunk(x.len() / width, width);
+        self.pool.run_rows(x, width, chunk, |row, x| self.vector.add_assign(x, &y[row * width..][..width]));
+    }
+
+    /// `gate = silu(gate) · up`, rows of `width`.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32], width: usize) {
+        assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
+        let chunk = self.rows_per_chunk(gate.len() / width, width);
+        self.pool.run_rows(out, width, chunk, |row, out| {
+            let part = row * width..(row + 1) * width;
+            self.vector.silu_mul(&gate[part.clone()], &up[part], out);
+        });
+    }
+
+    /// Runs `job(row index, row)` for each row of `width` numbers, several threads at a time where it pays.
+    pub fn for_rows(&self, data: &mut [f32], width: usize, job: impl Fn(usize, &mut [f32]) + Sync) {
+        let chunk = self.rows_per_chunk(data.len() / width, width);
+        self.pool.run_rows(data, width, chunk, job);
+    }
+
+    /// Brings `x: [M][cols]` into the form that weights of a type take.
+    pub fn prepare(&self, kind: ActivationKind, x: &[f32], cols: usize, activations: &mut Activations) {
+        assert!(cols > 0 && x.len().is_multiple_of(cols), "activations are no whole number of rows of {cols}");
+        let rows = x.len() / cols;
+        activations.prepare(kind, rows, cols);
+        let chunk = self.rows_per_chunk(rows, cols);
+        // Nothing per row: those forms have no such part.
+        let per_row = |len: usize| len.checked_div(rows).unwrap_or(0);
+        let (quants, scales) = (per_row(activations.quants.len()), per_row(activations.scales.len()));
+        let (scaled_sums, sums32) = (per_row(activations.scaled_sums.len()), per_row(activations.sums32.len()));
+        let (sums16, floats) = (per_row(activations.sums16.len()), per_row(activations.floats.len()));
+        let parts = (
+            SharedMut(activations.quants.as_mut_ptr()),
+            SharedMut(activations.scales.as_mut_ptr()),
+            SharedMut(activations.scaled_sums.as_mut_ptr()),
+            SharedMut(activations.sums32.as_mut_ptr()),
+            SharedMut(activations.sums16.as_mut_ptr()),
+            SharedMut(activations.floats.as_mut_ptr()),
+        );
+        let parts = &parts;
+        self.pool.run(rows.div_ceil(chunk.max(1)), |index| {
+            for row in index * chunk..rows.min((index + 1) * chunk) {
+                // SAFETY: the parts of each row are disjoint, inside their vectors, and filled by one chunk; the vectors
+                // are borrowed for the whole run.
+                let mut row_mut = unsafe {
+                    RowMut {
+                        quants: std::slice::from_raw_parts_mut(parts.0.get().add(row * quants), quants),
+                        scales: std::slice::from_raw_parts_mut(parts.1.get().add(row * scales), scales),
+                        scaled_sums: std::slice::from_raw_parts_mut(parts.2.get().add(row * scaled_sums), scaled_sums),
+                        sums32: std::slice::from_raw_parts_mut(parts.3.get().add(row * sums32), sums32),
+                        sums16: std::slice::from_raw_parts_mut(parts.4.get().add(row * sums16), sums16),
+                        floats: std::slice::from_raw_parts_mut(parts.5.get().add(row * floats), floats),
+                    }
+                };
+                let x = &x[row * cols..][..cols];
+                match kind {
+                    ActivationKind::F32 | ActivationKind::Bf16 => fill_floats(kind, x, row_mut.floats),
+                    // SAFETY: the instruction set is available, as `VectorKernels::new` checked.
+                    _ => unsafe { (self.matmul.quantize_row)(kind, x, &mut row_mut) },
+                }
+            }
+        });
+    }
+
+    /// Products of the same activations with several matrices, as one job: `out = activations · matrixᵀ + bias`.
+    ///
+    /// # Panics
+    /// If shapes do not fit, or the activations are not in the form of the matrices' types.
+    pub fn matmul(&self, activations: &Activations, products: &mut [Product<'_>]) {
+        let rows = activations.rows();
+        let mut groups_total = 0;
+        for product in &*products {
+            let matrix = product.matrix;
+            let kind = ActivationKind::of(matrix.dtype());
+            assert_eq!(activations.kind(), Some(kind), "activations for {}", matrix.dtype());
+            let cols = if kind == ActivationKind::Bf16 { matrix.cols().next_multiple_of(32) } else { matrix.cols() };
+            assert_eq!(activations.padded(), cols, "columns");
+            assert_eq!(product.out.len(), rows * matrix.rows(), "output");
+            assert!(product.bias.is_none_or(|bias| bias.len() == matrix.rows()), "bias");
+            groups_total += matrix.groups();
+        }
+        if rows == 0 {
+            return;
+        }
+        // A few chunks per thread even out what else the machine does; a chunk's weights stay within the cache.
+        let per_chunk = groups_total.div_ceil(self.pool.threads() * 8).max(1);
+        let outs: Vec<SharedMut<f32>> =
+            products.iter_mut().map(|product| SharedMut(product.out.as_mut_ptr())).collect();
+        let products = &*products;
+        self.pool.run(groups_total.div_ceil(per_chunk), |chunk| {
+            let (mut first, end) = (chunk * per_chunk, groups_total.min((chunk + 1) * per_chunk));
+            let mut before = 0;
+            for (product, out) in products.iter().zip(&outs) {
+                let groups = product.matrix.groups();
+                while first < end && first - before < groups {
+                    self.group_product(activations, product, first - before, *out);
+                    first += 1;
+                }
+                before += groups;
+            }
+        });
+    }
+
+    fn group_product(&self, activations: &Activations, product: &Product<'_>, group: usize, out: SharedMut<f32>) {
+        let matrix = product.matrix;
+        let kernel = self.matmul.kernel(matrix.dtype());
+        let (rows, stride, first) = (activations.rows(), matrix.rows(), group * GROUP);
+        let width = GROUP.min(stride - first);
+        let tile = |rows, out, stride| Tile { group: matrix.group(group), activations, rows, out, stride };
+        if width == GROUP {
+            // SAFETY: the instruction set is available; columns `first` to `first + 16` of the output are inside it and
+            // belong to this group alone.
+            unsafe { kernel(&tile(0..rows, out.get().add(first), stride)) };
+        } else {
+            let mut sixteen = [0.0f32; GROUP];
+            for row in 0..rows {
+                // SAFETY: as above, for one row at a time, of which only the outputs that exist are copied.
+                unsafe {
+                    kernel(&tile(row..row + 1, sixteen.as_mut_ptr(), GROUP));
+                    std::ptr::copy_nonoverlapping(sixteen.as_ptr(), out.get().add(row * stride + first), width);
+                }
+            }
+        }
+        if let Some(bias) = product.bias {
+            for row in 0..rows {
+                // SAFETY: as above: the outputs of this group, in one row.
+                let outputs = unsafe { std::slice::from_raw_parts_mut(out.get().add(row * stride + first), width) };
+                for (output, bias) in outputs.iter_mut().zip(&bias[first..]) {
+                    *output += bias;
+                }
+            }
+        }
+    }
+
+    /// Attention of a batch of tokens, of one or several sequences, into `out: [tokens][heads · v_dim]`.
+    pub fn attend(&self, layer: &KvLayer, shape: &AttentionShape, tokens: &[AttentionInput<'_>], out: &mut [f32]) {
+        let width = shape.heads * shape.v_dim;
+        assert_eq!(out.len(), tokens.len() * width, "output");
+        // Runs of neighbours of one sequence, in pieces.
+        let mut pieces: Vec<std::ops::Range<usize>> = Vec::new();
+        for (index, token) in tokens.iter().enumerate() {
+            match pieces.last_mut() {
+                Some(piece)
+                    if std::ptr::eq(tokens[piece.start].blocks, token.blocks) && piece.len() < ATTENTION_ROWS =>
+                {
+                    piece.end = index + 1;
+                }
+                _ => pieces.push(index..index + 1),
+            }
+        }
+        let out = SharedMut(out.as_mut_ptr());
+        let group_width = shape.group() * shape.v_dim;
+        self.pool.run(pieces.len() * shape.kv_heads, |unit| {
+            // The longest first: later tokens see more.
+            let piece = pieces[pieces.len() - 1 - unit / shape.kv_heads].clone();
+            let kv_head = unit % shape.kv_heads;
+            let rows: Vec<AttentionRow<'_>> = tokens[piece.clone()]
+                .iter()
+                .map(|token| AttentionRow { q: token.q, position: token.position })
+                .collect();
+            SCRATCH.with_borrow_mut(|(scratch, result)| {
+                result.resize(rows.len() * group_width, 0.0);
+                let blocks = tokens[piece.start].blocks;
+                self.vector.attend(layer, shape, kv_head, &rows, blocks, result, scratch);
+                for (row, result) in piece.zip(result.chunks_exact(group_width)) {
+                    // SAFETY: this unit alone writes the heads of `kv_head` for the tokens of its piece.
+                    unsafe {
+                        let place = out.get().add(row * width + kv_head * group_width);
+                        std::ptr::copy_nonoverlapping(result.as_ptr(), place, group_width);
+                    }
+                }
+            });
+        });
+    }
+}

@@ -1,0 +1,183 @@
+//! Products: every weight type × shape × instruction set bit for bit against the scalar reference, and the reference
+//! against a plain f64 product of the dequantised weights.
+
+use crate::numbers::{ADVERSARIAL, assert_bits, available, random};
+use freehold_base::Dtype;
+use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, Pool, Product};
+use half::{bf16, f16};
+
+const DTYPES: [Dtype; 9] =
+    [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q8_0, Dtype::Q4_K, Dtype::Q6_K];
+
+/// Where a block's f16 scales are.
+fn scale_offsets(dtype: Dtype) -> &'static [usize] {
+    match dtype {
+        Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 => &[0],
+        Dtype::Q4_1 | Dtype::Q4_K => &[0, 2],
+        Dtype::Q6_K => &[208],
+        _ => &[],
+    }
+}
+
+/// Weights of any bits, with finite scales: `scale` of the order of magnitude, subnormal ones among them.
+fn weights(dtype: Dtype, rows: usize, cols: usize, seed: u64, scale: f32) -> Vec<u8> {
+    let numbers = random(seed, rows * cols, 1.0);
+    match dtype {
+        Dtype::F32 => numbers.iter().flat_map(|x| (x * scale).to_le_bytes()).collect(),
+        Dtype::F16 => numbers.iter().flat_map(|x| f16::from_f32(x * scale).to_le_bytes()).collect(),
+        Dtype::BF16 => numbers.iter().flat_map(|x| bf16::from_f32(x * scale).to_le_bytes()).collect(),
+        _ => {
+            let (length, size) = dtype.block();
+            let mut bytes: Vec<u8> = (0..rows * cols / length * size)
+                .map(|at| (freehold_base::random::uniform(seed, 1, at as u64) * 256.0) as u8)
+                .collect();
+            for (block, bytes) in bytes.chunks_exact_mut(size).enumerate() {
+                for &offset in scale_offsets(dtype) {
+                    let d = f16::from_f32(numbers[(block + offset) % numbers.len()] * scale);
+                    bytes[offset..offset + 2].copy_from_slice(&d.to_le_bytes());
+                }
+            }
+            bytes
+        }
+    }
+}
+
+fn product(compute: &Compute, matrix: &Matrix, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let mut activations = Activations::new();
+    compute.prepare(ActivationKind::of(matrix.dtype()), x, matrix.cols(), &mut activations);
+    let mut out = vec![f32::NAN; activations.rows() * matrix.rows()];
+    compute.matmul(&activations, &mut [Product { matrix, bias, out: &mut out }]);
+    out
+}
+
+/// Shapes (N, K, M): tails of groups and of row tiles, one block and several.
+fn shapes(dtype: Dtype) -> Vec<(usize, usize, usize)> {
+    let block = dtype.block().0;
+    let mut shapes = vec![(1, block, 1), (16, block * 2, 4), (33, block * 3, 5), (48, block, 3), (7, block * 5, 11)];
+    if block == 1 {
+        shapes.extend([(5, 31, 2), (17, 33, 3), (20, 95, 6)]);
+    }
+    shapes
+}
+
+/// Activations for a case: plain, with edges of every kind, and of a spread that makes cancellation.
+fn activations(kind: usize, count: usize, seed: u64) -> Vec<f32> {
+    let mut x = random(seed, count, 1.0);
+    match kind {
+        0 => {}
+        1 => x.iter_mut().enumerate().for_each(|(i, x)| *x = ADVERSARIAL[i * 7 % ADVERSARIAL.len()]),
+        2 => x.iter_mut().enumerate().for_each(|(i, x)| *x *= 10f32.powi((i * 13 % 60) as i32 - 45)),
+        _ => x.iter_mut().enumerate().for_each(|(i, x)| *x *= if i % 64 < 32 { 1e-38 } else { 1e-31 }),
+    }
+    x
+}
+
+#[test]
+fn every_instruction_set_gives_the_references_bits() {
+    for dtype in DTYPES {
+        for (shape, (n, k, m)) in shapes(dtype).into_iter().enumerate() {
+            for (case, scale) in [(0, 0.1), (1, 0.5), (2, 1e-6), (3, 1e-4), (3, 1e-7), (0, 6e4)] {
+                let seed = (shape * 100 + case) as u64;
+                let reference = Compute::new(Isa::Reference, 1).unwrap();
+                let scale = if dtype == Dtype::BF16 && case == 3 { scale * 1e-4 } else { scale };
+                let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, seed, scale), reference.pool()).unwrap();
+                let x = activations(case, m * k, seed + 1);
+                let bias = random(seed + 2, n, 1.0);
+                let expected = product(&reference, &matrix, &x, Some(&bias));
+                for isa in available() {
+                    for threads in [1, 3] {
+                        let compute = Compute::new(isa, threads).unwrap();
+                        let name = format!("{dtype} {n}×{k}, {m} rows, case {case}, {isa}, {threads} threads");
+                        let all = product(&compute, &matrix, &x, Some(&bias));
+                        assert_bits(&name, &all, &expected);
+                        // The same rows one by one.
+                        let single: Vec<f32> =
+                            x.chunks_exact(k).flat_map(|x| product(&compute, &matrix, x, Some(&bias))).collect();
+                        assert_bits(&name, &single, &expected);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reference_is_close_to_a_product_in_double_precision() {
+    let compute = Compute::new(Isa::Reference, 1).unwrap();
+    for dtype in DTYPES {
+        let (n, k, m) = (19, 512, 3);
+        let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, 5, 0.1), compute.pool()).unwrap();
+        let x = random(6, m * k, 1.0);
+        let result = product(&compute, &matrix, &x, None);
+        let mut row = vec![0.0; k];
+        for output in 0..n {
+            matrix.dequantize_row(output, &mut row);
+            for token in 0..m {
+                let terms = row.iter().zip(&x[token * k..]).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                let exact: f64 = terms.clone().sum();
+                let size: f64 = terms.map(f64::abs).sum();
+                let error = (f64::from(result[token * n + output]) - exact).abs();
+                // int8 activations are good to 1/254 of a block's largest, bf16 to 2^−9.
+                assert!(error <= size * 0.01, "{dtype}: {error} of {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn dequantised_rows_are_those_of_the_formats_own_implementation() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../data/quants_golden.json")).unwrap();
+    let pool = Pool::new(1).unwrap();
+    let mut checked = 0;
+    for dtype in DTYPES {
+        let Some(case) = golden.get(dtype.to_string()) else { continue };
+        let decode = |key: &str| {
+            use base64::Engine as _;
+            base64::engine::general_purpose::STANDARD.decode(case[key].as_str().unwrap()).unwrap()
+        };
+        let values: Vec<f32> =
+            decode("values_f32_b64").chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
+        let raw = decode("raw_b64");
+        let cols = if dtype.block().0 == 1 { values.len() } else { dtype.block().0 };
+        let matrix = Matrix::pack(dtype, values.len() / cols, cols, &raw, &pool).unwrap();
+        let mut row = vec![0.0; cols];
+        for (index, expected) in values.chunks_exact(cols).enumerate() {
+            matrix.dequantize_row(index, &mut row);
+            assert_bits(&format!("{dtype} row {index}"), &row, expected);
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, 7, "Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K, BF16");
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused() {
+    let pool = Pool::new(1).unwrap();
+    let check = |dtype, rows, cols, bytes: &[u8], expected: &str| {
+        let error = Matrix::pack(dtype, rows, cols, bytes, &pool).err().expect(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check(Dtype::IQ1_S, 1, 256, &[0; 50], "IQ1_S is not supported");
+    check(Dtype::Q4_0, 1, 33, &[0; 18], "do not fit");
+    check(Dtype::Q4_0, 2, 32, &[0; 18], "do not fit");
+    check(Dtype::F32, usize::MAX, 2, &[0; 8], "do not fit");
+    check(Dtype::F32, 1, usize::MAX, &[0; 8], "do not fit");
+    check(Dtype::F32, 0, 4, &[], "do not fit");
+    for dtype in DTYPES {
+        let cols = dtype.block().0;
+        let size = dtype.block().1;
+        let places: &[usize] = if cols == 1 { &[0] } else { scale_offsets(dtype) };
+        for &place in places {
+            for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut bytes = vec![0; 20 * size];
+                let bad = &mut bytes[17 * size + place..];
+                match dtype {
+                    Dtype::F32 => bad[..4].copy_from_slice(&number.to_le_bytes()),
+                    Dtype::BF16 => bad[..2].copy_from_slice(&bf16::from_f32(number).to_le_bytes()),
+                    _ => bad[..2].copy_from_slice(&f16::from_f32(number).to_le_bytes()),
+                }
+                check(dtype, 20, cols, &bytes, "row 17 holds NaN");
+            }
+        }
+    }
+}
