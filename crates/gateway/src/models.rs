@@ -4,6 +4,7 @@ use crate::backend::ModelInfo;
 use crate::refusal::Refusal;
 use crate::server::Shared;
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use freehold_api::openai::{Model, ModelList};
 use std::sync::Arc;
@@ -12,9 +13,14 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Json<ModelList> {
     Json(ModelList { object: "list", data: vec![describe(shared.backend.model())] })
 }
 
-pub(crate) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Model>, Refusal> {
+pub(crate) async fn show(
+    State(shared): State<Arc<Shared>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, Refusal> {
     let model = shared.backend.model();
-    if id == model.id { Ok(Json(describe(model))) } else { Err(Refusal::UnknownModel(id)) }
+    // What is not UTF-8 names no model.
+    let Path(id) = id.map_err(|_| Refusal::UnknownPath)?;
+    if id == model.id { Ok(Json(describe(model))) } else { Err(Refusal::unknown_model(&id)) }
 }
 
 fn describe(model: &ModelInfo) -> Model {

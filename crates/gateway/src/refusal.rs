@@ -65,6 +65,11 @@ impl Refusal {
         Self::Invalid { param: Some(param.into()), code: Some("unsupported_value"), message: message.into() }
     }
 
+    /// Another model was asked for.
+    pub(crate) fn unknown_model(id: &str) -> Self {
+        Self::UnknownModel(shorten(id))
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
@@ -110,6 +115,11 @@ impl Refusal {
         };
         ErrorBody { error: ErrorDetail { message: self.to_string(), kind, param, code } }
     }
+}
+
+/// What a client sent, as far as it goes back in a message.
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().take(300).collect()
 }
 
 impl IntoResponse for Refusal {

@@ -1,7 +1,7 @@
 //! From the wire to what the engine takes: every value is checked here, and nothing is ignored that changes the answer.
 
 use crate::backend::{Conversation, ModelInfo};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, shorten};
 use crate::server::Limits;
 use freehold_api::openai::{ChatRequest, Content, Message, Role, Stop, ToolCall, ToolChoice};
 use freehold_engine::{GenerationRequest, Sampling};
@@ -13,8 +13,6 @@ const STOP_TEXTS: usize = 4;
 const STOP_BYTES: usize = 1024;
 /// OpenAI's bound.
 const TOP_LOGPROBS: u64 = 20;
-/// Quotations of the request in a message are cut after this many characters.
-const MESSAGE_CHARACTERS: usize = 300;
 
 /// Reads a request, naming the field that does not fit.
 pub(super) fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
@@ -24,7 +22,7 @@ pub(super) fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, 
     }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let request = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let reason: String = error.inner().to_string().chars().take(MESSAGE_CHARACTERS).collect();
+        let reason = shorten(&error.inner().to_string());
         if !error.inner().is_data() {
             return not_json(&reason);
         }
@@ -53,7 +51,7 @@ pub(super) fn check(
     check_unsupported(&request)?;
     let generation = GenerationRequest {
         prompt: Vec::new(),
-        max_tokens: Some(max_tokens(&request)?.unwrap_or(limits.answer_tokens)),
+        max_tokens: Some(max_tokens(&request)?.unwrap_or(limits.answer_tokens).min(model.context_length)),
         sampling: sampling(&request, model)?,
         logprobs: logprobs(&request)?,
         stop: stop(request.stop)?,
@@ -75,7 +73,7 @@ fn check_model(request: &ChatRequest, model: &ModelInfo) -> Result<(), Refusal> 
         return Err(Refusal::invalid("model", "`model` is missing. `GET /v1/models` lists what is served."));
     }
     if request.model != model.id {
-        return Err(Refusal::UnknownModel(request.model.chars().take(MESSAGE_CHARACTERS).collect()));
+        return Err(Refusal::unknown_model(&request.model));
     }
     Ok(())
 }
@@ -187,6 +185,7 @@ fn sampling(request: &ChatRequest, model: &ModelInfo) -> Result<Sampling, Refusa
         }
     };
     let top_p = number("top_p", request.top_p, 0.0..=1.0, default.top_p)?;
+    // Also where it is too small for the engine's type.
     if top_p == 0.0 {
         return Err(Refusal::invalid("top_p", "`top_p` must be above 0 and at most 1."));
     }

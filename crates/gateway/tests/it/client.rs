@@ -96,9 +96,8 @@ pub(crate) fn friendly() -> Scripted {
 
 pub(crate) fn chat_body(fields: Value) -> String {
     let mut body = json!({"model": "test/model:1", "messages": [{"role": "user", "content": "Hi"}]});
-    for (name, value) in fields.as_object().unwrap() {
-        body[name] = value.clone();
-    }
+    let Value::Object(fields) = fields else { panic!("fields are an object") };
+    body.as_object_mut().unwrap().extend(fields);
     body.to_string()
 }
 

@@ -139,6 +139,14 @@ async fn slow_headers_end_the_connection() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_ends() {
+    let server = Server::limited(friendly(), |limits| limits.headers_time = SHORT).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert_eq!(Reply::read(stream).await.status, 200);
+}
+
+#[tokio::test]
 async fn slow_bodies_are_refused() {
     let server = Server::limited(friendly(), |limits| limits.body_time = SHORT).await;
     let head = server.chat_bytes("").replace("Content-Length: 0", "Content-Length: 100");
