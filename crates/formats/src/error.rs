@@ -1,0 +1,97 @@
+//! Everything that can be wrong with a file that this crate reads.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of reading a file of one of the formats.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a file was refused. Each variant belongs to one format; its text says which field is wrong, how, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system would not give us the file.
+    #[error("cannot read {}: {source}. Check that the file exists and may be read", path.display())]
+    Io {
+        /// The file asked for.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+
+    /// The path names nothing that can be a model.
+    #[error("{}: {problem}. {remedy}", path.display())]
+    Checkpoint {
+        /// The file or folder asked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+
+    /// A GGUF file breaks its format, or asks for something that is not supported.
+    #[error("GGUF: {field}: {problem}. {remedy}")]
+    Gguf {
+        /// The header field, metadata key or tensor.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+
+    /// A safetensors file or the index of its shards breaks its format, or asks for something that is not supported.
+    #[error("safetensors: {field}: {problem}. {remedy}")]
+    Safetensors {
+        /// The header field, tensor or shard.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+
+    /// A file of a Hugging Face style folder other than its weights.
+    #[error("{file}: {field}: {problem}. {remedy}")]
+    HuggingFace {
+        /// The file's name in the folder.
+        file: String,
+        /// The key in it.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+
+    /// A tokenizer, in either format, cannot be used.
+    #[error("tokenizer: {field}: {problem}. {remedy}")]
+    Tokenizer {
+        /// The metadata key or part of `tokenizer.json`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+
+    /// A chat template cannot be compiled, or failed on these messages.
+    #[error("chat template: {problem}. {remedy}")]
+    Template {
+        /// What is wrong, with the template's line where there is one.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+}
+
+/// Untrusted text made fit to be shown: control characters escaped, and no longer than a line.
+pub(crate) fn shown(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 80;
+    let mut escaped: String = text.chars().take(CHARACTERS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(CHARACTERS_MAX).is_some() {
+        escaped.push('…');
+    }
+    escaped
+}
