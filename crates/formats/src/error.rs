@@ -1,5 +1,6 @@
 //! Everything that can be wrong with a file that this crate reads.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -86,12 +87,29 @@ pub enum Error {
     },
 }
 
-/// Untrusted text made fit to be shown: control characters escaped, and no longer than a line.
-pub(crate) fn shown(text: &str) -> String {
-    const CHARACTERS_MAX: usize = 80;
-    let mut escaped: String = text.chars().take(CHARACTERS_MAX).flat_map(char::escape_debug).collect();
-    if text.chars().nth(CHARACTERS_MAX).is_some() {
-        escaped.push('…');
+/// Untrusted text made fit to be shown: control characters escaped, and no longer than two lines.
+pub(crate) fn shown(text: &(impl fmt::Display + ?Sized)) -> String {
+    const CHARACTERS_MAX: usize = 160;
+
+    /// Stops the formatting when it has enough, so that the text of a hostile megabyte is never built.
+    struct Limited(String, usize);
+    impl fmt::Write for Limited {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for character in text.chars() {
+                self.1 = self.1.checked_sub(1).ok_or(fmt::Error)?;
+                if character.is_control() {
+                    self.0.extend(character.escape_default());
+                } else {
+                    self.0.push(character);
+                }
+            }
+            Ok(())
+        }
     }
-    escaped
+
+    let mut limited = Limited(String::new(), CHARACTERS_MAX);
+    if fmt::write(&mut limited, format_args!("{text}")).is_err() {
+        limited.0.push('…');
+    }
+    limited.0
 }

@@ -3,14 +3,23 @@
 //! Whatever the bytes, the answer is a value or an [`Error`] that names the field: no panic, memory below 64 MiB plus the
 //! file, time below a second. Weights are mapped, never copied; nothing here interprets their numbers.
 
+pub mod checkpoint;
 pub mod error;
 pub mod gguf;
+pub mod hugging_face;
+mod json;
 pub mod metadata;
 pub mod mmap;
+pub mod rope;
+pub mod safetensors;
 pub mod tensor;
 
+pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use gguf::Gguf;
+pub use hugging_face::{Config, HuggingFaceFolder};
 pub use metadata::{Array, Metadata, Strings, Value};
 pub use mmap::Mmap;
+pub use rope::{RopeParameters, RopeScaling};
+pub use safetensors::Safetensors;
 pub use tensor::TensorView;
