@@ -1,0 +1,471 @@
+//! Bringing blobs and models in.
+//!
+//! A blob under way is a file in `ingest/`, locked by its writer. It survives the writer's end and the next one goes on
+//! from it; nothing is believed about it, so its bytes are hashed again. Beside it lie the marks of finished pieces,
+//! for blobs put together from several downloads.
+
+use crate::StoreError;
+use crate::disk::{self, hash, remove_file, replace, sync_directory};
+use crate::error::io_error;
+use crate::lock;
+use crate::manifest::{Descriptor, MANIFEST_MEDIA_TYPE, NAME_ANNOTATION, SOURCE_ANNOTATION, validate_name};
+use crate::model::{Model, NewModel};
+use crate::store::{Store, write_index};
+use freehold_base::{Digest, Hasher};
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// Room that a download must leave on the disk, for index.json and the like.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// Leave to add to the store. While one lives, in any process, cleaning deletes nothing: what has been brought in but
+/// is not yet named by a manifest is safe.
+pub struct Ingest<'a> {
+    store: &'a Store,
+    _in_use: File,
+}
+
+/// What is to be written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The blob with this digest.
+    Blob(Digest),
+    /// A blob whose digest is found out by writing it. The text says where it comes from; who writes from the same
+    /// place goes on with what is there.
+    Unknown(String),
+    /// A file that is needed only for a while, such as an archive.
+    Scratch(Digest),
+}
+
+/// What to do with bytes that an earlier writer left.
+#[derive(Clone, Copy, Debug)]
+pub enum Resume<'a> {
+    /// Go on after the last byte.
+    Bytes,
+    /// Go on after the last finished piece. The pieces are told apart by these labels, given in order.
+    Pieces(&'a [String]),
+}
+
+/// Where a writer begins.
+#[expect(clippy::large_enum_variant, reason = "one per blob, taken apart at once")]
+pub enum Start<'a> {
+    /// The blob is in the store already.
+    Present(StoredBlob),
+    /// It is to be written.
+    Writer(BlobWriter<'a>),
+}
+
+/// A blob in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoredBlob {
+    /// Its name.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// Writes one blob, hashing as it goes. Dropping it keeps what was written for the next writer.
+pub struct BlobWriter<'a> {
+    store: &'a Store,
+    target: Target,
+    size_bytes: Option<u64>,
+    stem: PathBuf,
+    part: PathBuf,
+    file: File,
+    hasher: Hasher,
+    length: u64,
+    pieces: Vec<(u64, String)>,
+    waited: bool,
+    _lock: File,
+}
+
+/// A verified [`Target::Scratch`] file, locked for its owner. Dropping it keeps the file.
+pub struct Scratch {
+    /// The file, at its beginning.
+    pub file: File,
+    path: PathBuf,
+    stem: PathBuf,
+    _lock: File,
+}
+
+impl<'a> Ingest<'a> {
+    pub(crate) fn new(store: &'a Store) -> Result<Self, StoreError> {
+        Ok(Self { store, _in_use: lock::shared(&store.use_lock())? })
+    }
+
+    /// Begins to write a blob, or finds it present. `size_bytes` is what it must have, where known. `progress` hears
+    /// how many bytes there are while another process writes the same blob, and while what is there is hashed again.
+    ///
+    /// # Errors
+    /// Cancelled by `progress`; I/O.
+    pub fn writer(
+        &self,
+        target: &Target,
+        size_bytes: Option<u64>,
+        resume: Resume<'_>,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Start<'a>, StoreError> {
+        if let Some(blob) = self.present(target, size_bytes)? {
+            return Ok(Start::Present(blob));
+        }
+        let stem = self.store.ingest_directory().join(match target {
+            Target::Blob(digest) => digest.hex(),
+            Target::Unknown(origin) => format!("from-{}", Digest::of(origin.as_bytes()).hex()),
+            Target::Scratch(digest) => format!("scratch-{}", digest.hex()),
+        });
+        let part = stem.with_extension("part");
+        let (lock, waited) = lock::exclusive_with(&stem.with_extension("lock"), &mut || {
+            progress(fs::metadata(&part).map_or(0, |metadata| metadata.len()))
+        })?;
+        // Whoever held the lock may have finished the blob.
+        if let Some(blob) = self.present(target, size_bytes)? {
+            return Ok(Start::Present(blob));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part)
+            .map_err(io_error("create", &part))?;
+        let mut writer = BlobWriter {
+            store: self.store,
+            target: target.clone(),
+            size_bytes,
+            stem,
+            part,
+            file,
+            hasher: Hasher::new(),
+            length: 0,
+            pieces: Vec::new(),
+            waited,
+            _lock: lock,
+        };
+        writer.resume(resume, progress)?;
+        Ok(Start::Writer(writer))
+    }
+
+    fn present(&self, target: &Target, size_bytes: Option<u64>) -> Result<Option<StoredBlob>, StoreError> {
+        let Target::Blob(digest) = target else { return Ok(None) };
+        let path = self.store.blob_path(digest);
+        let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
+        // A blob of another size was truncated by an accident outside: written again, it is whole again.
+        if size_bytes.is_some_and(|size| size != metadata.len()) {
+            remove_file(&path)?;
+            return Ok(None);
+        }
+        Ok(Some(StoredBlob { digest: *digest, size_bytes: metadata.len() }))
+    }
+
+    /// Puts a small blob.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<StoredBlob, StoreError> {
+        let target = Target::Blob(Digest::of(bytes));
+        let mut quiet = |_| ControlFlow::Continue(());
+        match self.writer(&target, Some(bytes.len() as u64), Resume::Bytes, &mut quiet)? {
+            Start::Present(blob) => Ok(blob),
+            Start::Writer(mut writer) => {
+                writer.restart()?;
+                writer.write(bytes)?;
+                writer.commit()
+            }
+        }
+    }
+
+    /// Takes over a file from elsewhere on this machine: a hard link where the file system allows it, else a copy. Its
+    /// bytes are hashed; `expected` is the digest they must have, where known.
+    ///
+    /// A link shares its bytes with the original, so a later change there shows here; it is noticed at the next use.
+    ///
+    /// # Errors
+    /// The content is wrong; cancelled by `progress`, which hears the bytes hashed; I/O.
+    pub fn adopt_file(
+        &self,
+        source: &Path,
+        expected: Option<Digest>,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<StoredBlob, StoreError> {
+        // Snapshots in Hugging Face's cache are symbolic links; a link to a link would not survive the cache.
+        let source = &fs::canonicalize(source).map_err(io_error("find", source))?;
+        let mut original = File::open(source).map_err(io_error("open", source))?;
+        let size_bytes = original.metadata().map_err(io_error("read", source))?.len();
+        let digest = match expected {
+            Some(digest) => digest,
+            None => hash(&mut original, source, None, progress)?.0.finish(),
+        };
+        let mut writer = match self.writer(&Target::Blob(digest), Some(size_bytes), Resume::Pieces(&[]), progress)? {
+            Start::Present(blob) => return Ok(blob),
+            Start::Writer(writer) => writer,
+        };
+        // Under a name of its own, for a part may be truncated and this is the user's file.
+        let link = writer.stem.with_extension("link");
+        remove_file(&link)?;
+        if fs::hard_link(source, &link).is_ok() {
+            remove_file(&writer.part)?;
+            writer.file = File::open(&link).map_err(io_error("open", &link))?;
+            writer.part = link;
+            (writer.hasher, writer.length) = hash(&mut writer.file, &writer.part, None, progress)?;
+        } else {
+            writer.reserve(size_bytes)?;
+            original.seek(SeekFrom::Start(0)).map_err(io_error("read", source))?;
+            disk::for_each_chunk(&mut original, source, None, |bytes, done| {
+                if progress(done).is_break() {
+                    return Err(StoreError::Cancelled);
+                }
+                writer.write(bytes)
+            })?;
+        }
+        writer.commit().map_err(|error| match error {
+            StoreError::WrongDigest { expected, got, .. } => {
+                StoreError::WrongDigest { what: source.display().to_string(), expected, got }
+            }
+            other => other,
+        })
+    }
+
+    /// Names a model whose blobs are all there. A model that had the name loses it. `source` says where this copy came
+    /// from.
+    ///
+    /// # Errors
+    /// The name or a file's path is not allowed; a blob is missing; I/O.
+    pub fn publish(&self, name: &str, model: &NewModel, source: &str) -> Result<Model, StoreError> {
+        validate_name(name)?;
+        let documents = model.documents()?;
+        for file in &model.files {
+            let there = fs::metadata(self.store.blob_path(&file.digest)).is_ok_and(|m| m.len() == file.size_bytes);
+            if !there {
+                let needed_by = format!("{} of {name}", file.path);
+                return Err(StoreError::MissingBlob { digest: file.digest, needed_by });
+            }
+        }
+        self.put_bytes(&documents.config)?;
+        let manifest = self.put_bytes(&documents.manifest)?;
+        let descriptor = Descriptor::new(MANIFEST_MEDIA_TYPE, manifest.digest, manifest.size_bytes)
+            .with_annotation(NAME_ANNOTATION, name)
+            .with_annotation(SOURCE_ANNOTATION, source);
+        let _index_lock = lock::exclusive(&self.store.index_lock())?;
+        let mut index = self.store.read_index()?;
+        index.manifests.retain(|entry| entry.name() != Some(name));
+        index.manifests.push(descriptor.clone());
+        write_index(self.store, &index)?;
+        self.store.model(&descriptor)
+    }
+}
+
+impl BlobWriter<'_> {
+    /// Bytes that are there.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Finished pieces that are there, of those named in [`Resume::Pieces`].
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether another process was writing the same blob when this one began.
+    pub fn waited(&self) -> bool {
+        self.waited
+    }
+
+    /// Fails now, rather than later, if the disk cannot hold a blob of `size_bytes`.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`].
+    pub fn reserve(&self, size_bytes: u64) -> Result<(), StoreError> {
+        let needed = size_bytes.saturating_sub(self.length);
+        match disk::free_bytes(&self.part) {
+            Some(free) if free < needed.saturating_add(SPARE_BYTES) && needed > 0 => Err(StoreError::DiskFull {
+                path: self.part.clone(),
+                needed_bytes: Some(needed),
+                free_bytes: Some(free),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends.
+    ///
+    /// # Errors
+    /// More bytes than the blob has, which are then all dropped; a full disk; I/O.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let length = self.length.saturating_add(bytes.len() as u64);
+        if let Some(size) = self.size_bytes
+            && length > size
+        {
+            self.restart()?;
+            return Err(StoreError::WrongSize { what: self.what(), expected: size, got: length });
+        }
+        if let Err(error) = self.file.write_all(bytes) {
+            // How much of it arrived is unknown; what was hashed is what counts. Whoever resumes hashes what is there.
+            self.file.set_len(self.length).ok();
+            self.file.seek(SeekFrom::Start(self.length)).ok();
+            return Err(match io_error("write", &self.part)(error) {
+                StoreError::DiskFull { path, free_bytes, .. } => StoreError::DiskFull {
+                    path,
+                    needed_bytes: self.size_bytes.map(|size| size - self.length),
+                    free_bytes,
+                },
+                other => other,
+            });
+        }
+        self.hasher.update(bytes);
+        self.length = length;
+        Ok(())
+    }
+
+    /// Marks the end of a piece, so that a later writer need not fetch it again.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn finish_piece(&mut self, label: &str) -> Result<(), StoreError> {
+        // The bytes must reach the disk before the mark that vouches for them.
+        self.file.sync_data().map_err(io_error("write", &self.part))?;
+        self.pieces.push((self.length, label.replace(['\n', '\r'], " ")));
+        let mut text = String::new();
+        for (end, label) in &self.pieces {
+            writeln!(text, "{end} {label}").expect("writing to a String cannot fail");
+        }
+        replace(&self.stem.with_extension("marks"), &self.stem.with_extension("marks-new"), text.as_bytes())
+    }
+
+    /// Goes back to the end of the last finished piece, for a piece that failed half-way.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn drop_unfinished_piece(&mut self) -> Result<(), StoreError> {
+        let end = self.pieces.last().map_or(0, |(end, _)| *end);
+        self.rewind(end, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Drops all bytes and begins anew.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn restart(&mut self) -> Result<(), StoreError> {
+        remove_file(&self.stem.with_extension("marks"))?;
+        self.pieces.clear();
+        self.rewind(0, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Verifies the bytes, makes them durable, and gives the blob its name.
+    ///
+    /// # Errors
+    /// Too few bytes, which are kept; the wrong digest, after which they are dropped; I/O.
+    pub fn commit(mut self) -> Result<StoredBlob, StoreError> {
+        let digest = self.verify()?;
+        self.file.sync_all().map_err(io_error("write", &self.part))?;
+        let path = self.store.blob_path(&digest);
+        fs::rename(&self.part, &path).map_err(io_error("rename", &self.part))?;
+        sync_directory(&self.store.blobs_directory())?;
+        self.store.note_verified(&digest);
+        // Others who wait on this lock find the blob present, so the lock's name is no longer needed.
+        self.remove_traces()?;
+        Ok(StoredBlob { digest, size_bytes: self.length })
+    }
+
+    /// Verifies the bytes and hands them over as a file that is removed after use.
+    ///
+    /// # Errors
+    /// As [`BlobWriter::commit`].
+    pub fn into_scratch(mut self) -> Result<Scratch, StoreError> {
+        self.verify()?;
+        self.file.seek(SeekFrom::Start(0)).map_err(io_error("read", &self.part))?;
+        Ok(Scratch { file: self.file, path: self.part, stem: self.stem, _lock: self._lock })
+    }
+
+    fn verify(&mut self) -> Result<Digest, StoreError> {
+        if let Some(size) = self.size_bytes
+            && size != self.length
+        {
+            return Err(StoreError::WrongSize { what: self.what(), expected: size, got: self.length });
+        }
+        let got = self.hasher.clone().finish();
+        match self.target {
+            Target::Blob(expected) | Target::Scratch(expected) if expected != got => {
+                remove_file(&self.part)?;
+                self.remove_traces()?;
+                Err(StoreError::WrongDigest { what: self.what(), expected, got })
+            }
+            _ => Ok(got),
+        }
+    }
+
+    fn what(&self) -> String {
+        match &self.target {
+            Target::Blob(_) => "the file".to_owned(),
+            Target::Unknown(origin) => origin.clone(),
+            Target::Scratch(_) => "the package".to_owned(),
+        }
+    }
+
+    fn resume(
+        &mut self,
+        resume: Resume<'_>,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let length = self.file.metadata().map_err(io_error("read", &self.part))?.len();
+        let keep = match resume {
+            Resume::Bytes => length,
+            Resume::Pieces(labels) => {
+                self.pieces = finished_pieces(&self.stem.with_extension("marks"), labels, length);
+                self.pieces.last().map_or(0, |(end, _)| *end)
+            }
+        };
+        // More than the blob has: not a part of it.
+        let keep = if self.size_bytes.is_some_and(|size| keep > size) { 0 } else { keep };
+        if keep == 0 {
+            self.pieces.clear();
+        }
+        self.rewind(keep, progress)
+    }
+
+    /// Keeps the first `length` bytes on disk and hashes them.
+    fn rewind(&mut self, length: u64, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), StoreError> {
+        let there = self.file.metadata().map_err(io_error("read", &self.part))?.len();
+        if there > length {
+            self.file.set_len(length).map_err(io_error("truncate", &self.part))?;
+        }
+        self.file.seek(SeekFrom::Start(0)).map_err(io_error("read", &self.part))?;
+        (self.hasher, self.length) = hash(&mut self.file, &self.part, Some(length), progress)?;
+        Ok(())
+    }
+
+    fn remove_traces(&self) -> Result<(), StoreError> {
+        remove_file(&self.stem.with_extension("marks"))?;
+        remove_file(&self.stem.with_extension("lock"))
+    }
+}
+
+impl Scratch {
+    /// Deletes the file.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn remove(self) -> Result<(), StoreError> {
+        remove_file(&self.path)?;
+        remove_file(&self.stem.with_extension("lock"))
+    }
+}
+
+/// The marks of leading pieces that fit `labels` and lie within the file. Marks are hints: what does not fit is dropped,
+/// and the digest at the end has the last word.
+fn finished_pieces(marks: &Path, labels: &[String], length: u64) -> Vec<(u64, String)> {
+    let Ok(bytes) = disk::read_limited(marks, 1 << 20) else { return Vec::new() };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut previous = 0;
+    text.lines()
+        .zip(labels)
+        .map_while(|(line, label)| {
+            let (end, marked) = line.split_once(' ')?;
+            let end = end.parse().ok().filter(|end| (previous..=length).contains(end))?;
+            previous = end;
+            (marked == label.replace(['\n', '\r'], " ")).then(|| (end, marked.to_owned()))
+        })
+        .collect()
+}

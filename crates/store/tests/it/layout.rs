@@ -1,0 +1,158 @@
+//! What is on disk, and finding it again.
+
+use crate::{new_store, publish, quiet};
+use freehold_base::Digest;
+use freehold_store::{ModelFiles, NewModel, Store, StoreError};
+use serde_json::{Value, json};
+use std::fs;
+
+fn read_json(path: impl AsRef<std::path::Path>) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_store_is_an_oci_layout_with_modelpack_manifests() {
+    let (_directory, store) = new_store();
+    let model = publish(&store, "tiny:1", &[("tiny.gguf", b"weights"), ("LICENSE", b"do what you like")]);
+    assert_eq!(read_json(store.root().join("oci-layout")), json!({"imageLayoutVersion": "1.0.0"}));
+    let manifest_path = store.blob_path(&model.digest);
+    let size = fs::metadata(&manifest_path).unwrap().len();
+    assert_eq!(
+        read_json(store.root().join("index.json")),
+        json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [{
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": model.digest.to_string(),
+                "size": size,
+                "annotations": {
+                    "io.github.freehold-ai.source": "test",
+                    "org.opencontainers.image.ref.name": "tiny:1",
+                },
+            }],
+        })
+    );
+    let manifest = read_json(manifest_path);
+    let (license, weights) = (Digest::of(b"do what you like"), Digest::of(b"weights"));
+    assert_eq!(manifest["artifactType"], "application/vnd.cncf.model.manifest.v1+json");
+    assert_eq!(
+        manifest["layers"],
+        json!([
+            {
+                "mediaType": "application/vnd.cncf.model.doc.v1.raw",
+                "digest": license.to_string(),
+                "size": 16,
+                "annotations": {"org.cncf.model.filepath": "LICENSE"},
+            },
+            {
+                "mediaType": "application/vnd.cncf.model.weight.v1.raw",
+                "digest": weights.to_string(),
+                "size": 7,
+                "annotations": {"org.cncf.model.filepath": "tiny.gguf"},
+            },
+        ])
+    );
+    assert_eq!(manifest["config"]["mediaType"], "application/vnd.cncf.model.config.v1+json");
+    let config: Digest = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();
+    assert_eq!(
+        read_json(store.blob_path(&config)),
+        json!({
+            "descriptor": {"title": "A test", "licenses": ["Apache-2.0"]},
+            "config": {"format": "gguf"},
+            "modelfs": {"type": "layers", "diffIds": [license.to_string(), weights.to_string()]},
+        })
+    );
+}
+
+#[test]
+fn the_same_files_and_facts_are_the_same_model_in_every_store() {
+    let (_one, first) = new_store();
+    let (_two, second) = new_store();
+    let a = publish(&first, "a", &[("x.gguf", b"x"), ("README.md", b"y")]);
+    let b = publish(&second, "b", &[("README.md", b"y"), ("x.gguf", b"x")]);
+    assert_eq!(a.digest, b.digest);
+    let files = a.files.iter().map(|file| freehold_store::NewFile {
+        path: file.path.clone(),
+        digest: file.digest,
+        size_bytes: file.size_bytes,
+    });
+    assert_eq!(NewModel { facts: a.facts.clone(), files: files.collect() }.digest().unwrap(), a.digest);
+}
+
+#[test]
+fn models_are_found_by_name_and_digest() {
+    let (_directory, store) = new_store();
+    let old = publish(&store, "one:1", &[("a.gguf", b"old")]);
+    let one = publish(&store, "one:1", &[("a.gguf", b"a")]);
+    let two = publish(&store, "org/two", &[("b.gguf", b"b")]);
+    publish(&store, "again", &[("b.gguf", b"b")]);
+    let reopened = Store::open(store.root()).unwrap();
+    let found: Vec<_> = reopened.list().unwrap().into_iter().map(|entry| (entry.name.unwrap(), entry.digest)).collect();
+    assert_eq!(
+        found,
+        [("again".to_owned(), two.digest), ("one:1".to_owned(), one.digest), ("org/two".to_owned(), two.digest)]
+    );
+    let short = &two.digest.to_string()[..19];
+    for (reference, digest) in
+        [("one:1", one.digest), (&format!("one:1@{}", one.digest), one.digest), (short, two.digest)]
+    {
+        assert_eq!(reopened.resolve(reference).unwrap().digest, digest, "{reference}");
+    }
+    for (reference, message) in [
+        ("three", "there is no model `three`"),
+        ("one", "there is no model `one`"),
+        ("one:1@sha256:12", "there is no model"),
+        (&format!("one:1@{}", old.digest), "is in the store as"),
+        (&old.digest.to_string(), "there is no model"),
+        ("sha256:1", "give more of the digest"),
+        ("../../etc/passwd", "there is no model"),
+    ] {
+        let error = reopened.resolve(reference).unwrap_err().to_string();
+        assert!(error.contains(message), "{reference}: {error}");
+    }
+}
+
+#[test]
+fn files_are_handed_over_in_the_form_they_are_read() {
+    let (_directory, store) = new_store();
+    let gguf = publish(&store, "gguf", &[("m.gguf", b"weights"), ("LICENSE", b"text")]);
+    let path = store.blob_path(&Digest::of(b"weights"));
+    assert_eq!(store.files(&gguf, &mut quiet).unwrap(), ModelFiles::Gguf(path));
+    let folder =
+        publish(&store, "hf", &[("config.json", b"{}"), ("model.safetensors", b"w"), ("1_Pooling/config.json", b"[]")]);
+    let ModelFiles::HuggingFace(files) = store.files(&folder, &mut quiet).unwrap() else { panic!() };
+    assert_eq!(
+        files.keys().collect::<Vec<_>>(),
+        ["1_Pooling/config.json", "config.json", "model.safetensors"].iter().collect::<Vec<_>>()
+    );
+    assert_eq!(fs::read(&files["1_Pooling/config.json"]).unwrap(), b"[]");
+    for (name, files) in [("none", &[("README.md", &b"x"[..])][..]), ("two", &[("a.gguf", b"a"), ("b.gguf", b"b")])] {
+        let model = publish(&store, name, files);
+        assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::UnknownForm { .. })), "{name}");
+    }
+}
+
+#[test]
+fn damage_is_noticed_when_a_model_is_used_and_healed_by_bringing_it_in_again() {
+    let (_directory, store) = new_store();
+    let model = publish(&store, "m", &[("m.gguf", b"weights")]);
+    let digest = Digest::of(b"weights");
+    let path = store.blob_path(&digest);
+    let touch = |bytes: &[u8]| {
+        // A new file, so that neither its size nor its time betrays more than it would on a real disk.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    };
+    touch(b"WEIGHTS");
+    assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::Damaged { digest: d, .. }) if d == digest));
+    assert!(matches!(store.verify_blob(&digest, &mut quiet), Err(StoreError::Damaged { .. })));
+    touch(b"weights");
+    assert!(store.files(&model, &mut quiet).is_ok());
+    touch(b"weig");
+    assert!(store.files(&model, &mut quiet).is_err());
+    publish(&store, "m", &[("m.gguf", b"weights")]);
+    assert!(store.files(&model, &mut quiet).is_ok());
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::MissingBlob { .. })));
+}
