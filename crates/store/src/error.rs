@@ -118,12 +118,6 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The model's files are no form that Freehold reads.
-    #[error("model {model} is neither one GGUF file nor a Hugging Face folder with config.json and safetensors")]
-    UnknownForm {
-        /// Its name or digest.
-        model: String,
-    },
     /// The caller asked to stop.
     #[error("stopped; what has arrived is kept and the next pull goes on from there")]
     Cancelled,

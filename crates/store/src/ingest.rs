@@ -268,6 +268,14 @@ impl BlobWriter<'_> {
         self.pieces.len()
     }
 
+    /// Whether the bytes that are there are the whole blob, as far as its digest tells.
+    pub fn is_whole(&self) -> bool {
+        match self.target {
+            Target::Blob(expected) | Target::Scratch(expected) => self.hasher.clone().finish() == expected,
+            Target::Unknown(_) => false,
+        }
+    }
+
     /// Whether another process was writing the same blob when this one began.
     pub fn waited(&self) -> bool {
         self.waited

@@ -6,8 +6,8 @@ use crate::manifest::{
     ModelConfig, ModelDescriptor, ModelFileSystem, ModelTechnical, NOTE_ANNOTATION, validate_file_path,
 };
 use freehold_base::Digest;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 /// What is known about a model besides its files. All of it is part of the manifest and so of the model's digest.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -74,15 +74,6 @@ pub struct ModelFile {
     pub digest: Digest,
     /// Its size.
     pub size_bytes: u64,
-}
-
-/// Where a model's files lie, in the form that the readers of `freehold-formats` take.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ModelFiles {
-    /// One GGUF file.
-    Gguf(PathBuf),
-    /// A Hugging Face folder: name inside the model → blob.
-    HuggingFace(BTreeMap<String, PathBuf>),
 }
 
 impl Model {

@@ -9,9 +9,9 @@ use crate::manifest::{
     Descriptor, INDEX_LIMIT_BYTES, INDEX_MEDIA_TYPE, Index, LAYOUT_VERSION, LayoutMarker, MANIFEST_LIMIT_BYTES,
     MANIFEST_MEDIA_TYPE, SOURCE_ANNOTATION,
 };
-use crate::model::{Model, ModelFiles, parse, to_json};
+use crate::model::{Model, parse, to_json};
 use freehold_base::Digest;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
@@ -133,16 +133,17 @@ impl Store {
         Ok(size_bytes)
     }
 
-    /// Where the model's files lie, their bytes verified. A blob whose size and time of change are those of its last
+    /// Where the model's files lie (name inside the model → blob), their bytes verified; `freehold-formats` opens a
+    /// checkpoint from this map. A blob whose size and time of change are those of its last
     /// verification is not hashed again. `progress` hears the bytes done of [`Model::size_bytes`].
     ///
     /// # Errors
-    /// A blob is missing or damaged; the files are no form that Freehold reads; cancelled; I/O.
+    /// A blob is missing or damaged; cancelled; I/O.
     pub fn files(
         &self,
         model: &Model,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<ModelFiles, StoreError> {
+    ) -> Result<BTreeMap<String, PathBuf>, StoreError> {
         let mut done = 0u64;
         for file in &model.files {
             let path = self.blob_path(&file.digest);
@@ -163,14 +164,7 @@ impl Store {
             }
             done = done.saturating_add(size);
         }
-        let mut ggufs = model.files.iter().filter(|file| file.path.ends_with(".gguf"));
-        match (ggufs.next(), ggufs.next()) {
-            (Some(gguf), None) => Ok(ModelFiles::Gguf(self.blob_path(&gguf.digest))),
-            (None, _) if model.files.iter().any(|file| file.path == "config.json") => Ok(ModelFiles::HuggingFace(
-                model.files.iter().map(|file| (file.path.clone(), self.blob_path(&file.digest))).collect(),
-            )),
-            _ => Err(StoreError::UnknownForm { model: model.label() }),
-        }
+        Ok(model.files.iter().map(|file| (file.path.clone(), self.blob_path(&file.digest))).collect())
     }
 
     /// All models, by name.

@@ -192,7 +192,9 @@ fn scratch_files_are_verified_resumed_and_removed() {
     begin().write(&WHOLE[..9]).unwrap();
     let mut writer = begin();
     assert_eq!(writer.length(), 9);
+    assert!(!writer.is_whole());
     writer.write(&WHOLE[9..]).unwrap();
+    assert!(writer.is_whole());
     let scratch = writer.into_scratch().unwrap();
     assert_eq!(std::io::read_to_string(&scratch.file).unwrap().as_bytes(), WHOLE);
     scratch.remove().unwrap();

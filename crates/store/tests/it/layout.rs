@@ -2,7 +2,7 @@
 
 use crate::{new_store, publish, quiet};
 use freehold_base::Digest;
-use freehold_store::{ModelFiles, NewModel, Store, StoreError};
+use freehold_store::{NewModel, Store, StoreError};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -114,23 +114,20 @@ fn models_are_found_by_name_and_digest() {
 }
 
 #[test]
-fn files_are_handed_over_in_the_form_they_are_read() {
+fn a_models_files_are_handed_over_by_name() {
     let (_directory, store) = new_store();
-    let gguf = publish(&store, "gguf", &[("m.gguf", b"weights"), ("LICENSE", b"text")]);
-    let path = store.blob_path(&Digest::of(b"weights"));
-    assert_eq!(store.files(&gguf, &mut quiet).unwrap(), ModelFiles::Gguf(path));
     let folder =
         publish(&store, "hf", &[("config.json", b"{}"), ("model.safetensors", b"w"), ("1_Pooling/config.json", b"[]")]);
-    let ModelFiles::HuggingFace(files) = store.files(&folder, &mut quiet).unwrap() else { panic!() };
+    let files = store.files(&folder, &mut quiet).unwrap();
+    let contents: Vec<_> = files.iter().map(|(name, path)| (name.as_str(), fs::read(path).unwrap())).collect();
     assert_eq!(
-        files.keys().collect::<Vec<_>>(),
-        ["1_Pooling/config.json", "config.json", "model.safetensors"].iter().collect::<Vec<_>>()
+        contents,
+        [
+            ("1_Pooling/config.json", b"[]".to_vec()),
+            ("config.json", b"{}".to_vec()),
+            ("model.safetensors", b"w".to_vec())
+        ]
     );
-    assert_eq!(fs::read(&files["1_Pooling/config.json"]).unwrap(), b"[]");
-    for (name, files) in [("none", &[("README.md", &b"x"[..])][..]), ("two", &[("a.gguf", b"a"), ("b.gguf", b"b")])] {
-        let model = publish(&store, name, files);
-        assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::UnknownForm { .. })), "{name}");
-    }
 }
 
 #[test]
