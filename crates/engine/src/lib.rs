@@ -1,7 +1,14 @@
 //! The engine: serves one model. Synchronous, no I/O; it runs on its own thread behind a bounded queue.
 
+mod batch;
+mod engine;
+mod evaluate;
 mod request;
+mod sampler;
+mod stop;
 
+pub use engine::{Engine, EngineOptions, numerics_id};
+pub use evaluate::{evaluate, perplexity};
 pub use request::{
     Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, Sink, SubmitError, TokenEvent, TokenLogprobs,
 };

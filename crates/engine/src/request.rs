@@ -60,7 +60,14 @@ impl Default for Sampling {
 /// A step of an answer.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// One more token.
+    /// A part of a long prompt has been taken in: sent between its chunks, so that who waits can leave.
+    Prompt {
+        /// Tokens taken in.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// One more token. The end-of-text token is none.
     Token(TokenEvent),
     /// The last event.
     Finished(Finished),

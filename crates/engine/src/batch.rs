@@ -1,0 +1,194 @@
+//! The requests under way and one step of them: a plain state machine that the engine's thread drives.
+
+use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, Sink, TokenEvent};
+use crate::sampler::{Sampler, log_probabilities};
+use crate::stop::{Released, StopMatcher};
+use freehold_formats::{Decoder, Tokenizer};
+use freehold_kernels::{Compute, KV_BLOCK};
+use freehold_model::{Cache, Chunk, LogitRows, Model, Workspace};
+use std::time::{Duration, Instant};
+
+/// Prompt tokens that one step takes up, over all requests: enough to fill the kernels, few enough that a long prompt
+/// does not keep others from their next token for long.
+const PROMPT_TOKENS_PER_STEP: usize = 512;
+
+/// One request under way.
+struct Sequence {
+    /// Prompt and answer.
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    /// How many of them are in the cache.
+    cached: usize,
+    /// Length at which it ends.
+    longest: usize,
+    blocks: Vec<u32>,
+    logprobs: Option<usize>,
+    sampler: Sampler,
+    decoder: Decoder,
+    stop: StopMatcher,
+    sink: Sink,
+    started: Instant,
+    first_token: Option<Instant>,
+}
+
+/// All requests under way, their cache, and what one model needs to go on with them.
+pub(crate) struct Batch {
+    cache: Cache,
+    free_blocks: Vec<u32>,
+    sequences: Vec<Sequence>,
+    workspace: Workspace,
+    logits: Vec<f32>,
+}
+
+impl Batch {
+    /// `blocks` blocks of cache, shared by all requests.
+    pub(crate) fn new(cache: Cache, blocks: u32) -> Self {
+        Self {
+            cache,
+            free_blocks: (0..blocks).rev().collect(),
+            sequences: Vec::new(),
+            workspace: Workspace::default(),
+            logits: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Whether there are cache blocks for a request of `length` tokens, answer included.
+    pub(crate) fn has_room(&self, length: usize) -> bool {
+        length.div_ceil(KV_BLOCK) <= self.free_blocks.len()
+    }
+
+    /// Takes up a request that there is room for; its answer ends at `longest` tokens, the prompt's among them.
+    pub(crate) fn add(&mut self, request: GenerationRequest, sink: Sink, longest: usize) {
+        let rest = self.free_blocks.len() - longest.div_ceil(KV_BLOCK);
+        self.sequences.push(Sequence {
+            prompt_tokens: request.prompt.len(),
+            cached: 0,
+            longest,
+            blocks: self.free_blocks.split_off(rest),
+            logprobs: request.logprobs,
+            sampler: Sampler::new(request.sampling, &request.prompt),
+            decoder: Decoder::new(),
+            stop: StopMatcher::new(request.stop),
+            sink,
+            started: Instant::now(),
+            first_token: None,
+            tokens: request.prompt,
+        });
+    }
+
+    /// One forward pass of everything under way: a chunk of each prompt, a token of each answer. Tells the sinks, and
+    /// drops what has ended.
+    pub(crate) fn step(&mut self, model: &Model, tokenizer: &Tokenizer, compute: &Compute) {
+        // Answers first: what is left of the step's tokens goes to prompts, the oldest first.
+        let mut prompt_budget = PROMPT_TOKENS_PER_STEP;
+        let mut chunks = Vec::with_capacity(self.sequences.len());
+        let mut members = Vec::with_capacity(self.sequences.len());
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            let waiting = sequence.tokens.len() - sequence.cached;
+            let is_prompt = sequence.cached < sequence.prompt_tokens;
+            let count = if is_prompt { waiting.min(prompt_budget) } else { waiting };
+            if count == 0 {
+                continue;
+            }
+            if is_prompt {
+                prompt_budget -= count;
+            }
+            let logits = if count == waiting { LogitRows::Last } else { LogitRows::None };
+            let start = sequence.cached;
+            let tokens = &sequence.tokens[start..start + count];
+            chunks.push(Chunk { tokens, start, blocks: &sequence.blocks, logits });
+            members.push((index, count, logits));
+        }
+        model.forward(compute, &mut self.cache, &chunks, &mut self.workspace, &mut self.logits);
+        let mut rows = self.logits.chunks_exact(model.config().vocabulary);
+        let mut ended = Vec::new();
+        for (index, count, logits) in members {
+            let sequence = &mut self.sequences[index];
+            sequence.cached += count;
+            let outcome = if logits == LogitRows::Last {
+                let row = rows.next().expect("one row of logits for each chunk that asked");
+                sequence.next_token(row, tokenizer, compute)
+            } else {
+                let event = Event::Prompt { done: sequence.cached, total: sequence.prompt_tokens };
+                if (sequence.sink)(event) == Flow::Cancel { Some((FinishReason::Cancelled, String::new())) } else { None }
+            };
+            if let Some((reason, text)) = outcome {
+                sequence.finish(reason, text);
+                ended.push(index);
+            }
+        }
+        for index in ended.into_iter().rev() {
+            let sequence = self.sequences.remove(index);
+            self.free_blocks.extend(sequence.blocks);
+        }
+    }
+
+    /// Ends everything under way.
+    pub(crate) fn cancel_all(&mut self) {
+        for mut sequence in self.sequences.drain(..) {
+            sequence.finish(FinishReason::Cancelled, String::new());
+            self.free_blocks.extend(sequence.blocks);
+        }
+    }
+}
+
+impl Sequence {
+    /// Chooses a token from its logits and tells the sink; `Some` when the answer has ended, with text still to be sent.
+    fn next_token(&mut self, logits: &[f32], tokenizer: &Tokenizer, compute: &Compute) -> Option<(FinishReason, String)> {
+        let id = self.sampler.choose(logits, self.tokens.len());
+        self.first_token.get_or_insert_with(Instant::now);
+        self.tokens.push(id);
+        if tokenizer.end_of_generation().contains(&id) {
+            let text = self.decoder.finish();
+            return Some((FinishReason::Stop, self.release_rest(&text)));
+        }
+        let text = self.decoder.push(tokenizer, id, false);
+        let released = self.stop.push(&text);
+        let (text, stopped) = match released {
+            Released::Text(text) => (text, false),
+            Released::Stopped(text) => (text, true),
+        };
+        let logprobs = self.logprobs.map(|top| log_probabilities(compute.vector(), logits, id, top));
+        if (self.sink)(Event::Token(TokenEvent { id, text, logprobs })) == Flow::Cancel {
+            return Some((FinishReason::Cancelled, String::new()));
+        }
+        if stopped {
+            return Some((FinishReason::Stop, String::new()));
+        }
+        if self.tokens.len() >= self.longest {
+            let text = self.decoder.finish();
+            return Some((FinishReason::Length, self.release_rest(&text)));
+        }
+        None
+    }
+
+    fn release_rest(&mut self, text: &str) -> String {
+        match self.stop.push(text) {
+            Released::Text(text) => text + &self.stop.finish(),
+            Released::Stopped(text) => text,
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason, text: String) {
+        let now = Instant::now();
+        let first_token = self.first_token.unwrap_or(now);
+        let finished = Finished {
+            reason,
+            text,
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.tokens.len() - self.prompt_tokens,
+            prefill_time: first_token - self.started,
+            decode_time: self.first_token.map_or(Duration::ZERO, |first| now - first),
+        };
+        // The answer is over; whether the sink wants more does not matter.
+        let _ = (self.sink)(Event::Finished(finished));
+    }
+}

@@ -1,0 +1,237 @@
+//! The engine's handle and its thread.
+
+use crate::batch::Batch;
+use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, Sink, SubmitError};
+use freehold_formats::Tokenizer;
+use freehold_kernels::{Compute, KV_BLOCK, KvType};
+use freehold_model::{Config, Model};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How an engine runs. None of it changes a bit but the cache's type, which the numerics id names.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// How keys and values are kept.
+    pub kv_type: KvType,
+    /// The longest prompt and answer together; `None`: what the model was made for, at most 32,768.
+    pub context_length: Option<usize>,
+    /// Requests worked on together.
+    pub batch: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+}
+
+/// Where no context length is asked for: longer ones are seldom wanted and cost memory.
+const DEFAULT_CONTEXT: usize = 32_768;
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { kv_type: KvType::default(), context_length: None, batch: 8, queue: 64 }
+    }
+}
+
+/// A model being served. Dropping it ends its requests.
+pub struct Engine {
+    config: Config,
+    tokenizer: Arc<Tokenizer>,
+    context_length: usize,
+    numerics: String,
+    queue: Mutex<Option<SyncSender<Submission>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Submission {
+    request: GenerationRequest,
+    sink: Sink,
+    longest: usize,
+}
+
+/// The numerics id of the CPU contract with a type of cache: what receipts name.
+pub fn numerics_id(kv_type: KvType) -> String {
+    format!("cpu-1/kv-{kv_type}")
+}
+
+impl Engine {
+    /// Starts serving on a thread of its own, with the kernels and threads of `compute`.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(
+        model: Model,
+        tokenizer: Arc<Tokenizer>,
+        compute: Compute,
+        options: EngineOptions,
+    ) -> std::io::Result<Self> {
+        let config = model.config().clone();
+        let context_length =
+            options.context_length.unwrap_or(DEFAULT_CONTEXT).clamp(1, config.context_length.max(1));
+        // Two full contexts: one long request does not keep all others waiting.
+        let blocks = 2 * context_length.div_ceil(KV_BLOCK);
+        let batch = Batch::new(model.new_cache(options.kv_type, blocks), blocks as u32);
+        let (sender, receiver) = sync_channel(options.queue.max(1));
+        let worker = Worker {
+            model,
+            tokenizer: Arc::clone(&tokenizer),
+            compute,
+            batch,
+            batch_size: options.batch.max(1),
+            receiver,
+            waiting: VecDeque::new(),
+        };
+        let thread = std::thread::Builder::new().name("freehold-engine".to_owned()).spawn(move || worker.run())?;
+        let numerics = numerics_id(options.kv_type);
+        Ok(Self { config, tokenizer, context_length, numerics, queue: Mutex::new(Some(sender)), thread: Some(thread) })
+    }
+
+    /// The model's hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The longest prompt and answer together, in tokens.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// The numerics id of the answers.
+    pub fn numerics(&self) -> &str {
+        &self.numerics
+    }
+
+    /// Queues a request; its events go to `sink`.
+    ///
+    /// # Errors
+    /// If it does not fit the context, makes no sense, or the queue is full.
+    pub fn submit(&self, request: GenerationRequest, sink: Sink) -> Result<(), SubmitError> {
+        let longest = self.check(&request)?;
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queue.as_ref().ok_or(SubmitError::ShuttingDown)?;
+        queue.try_send(Submission { request, sink, longest }).map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::QueueFull,
+            TrySendError::Disconnected(_) => SubmitError::ShuttingDown,
+        })
+    }
+
+    /// The length at which the answer ends at the latest.
+    fn check(&self, request: &GenerationRequest) -> Result<usize, SubmitError> {
+        let invalid = |text: String| Err(SubmitError::Invalid(text));
+        let prompt_tokens = request.prompt.len();
+        if prompt_tokens == 0 {
+            return invalid("the prompt is empty: give it at least one token".to_owned());
+        }
+        if prompt_tokens >= self.context_length {
+            return Err(SubmitError::ContextLengthExceeded { prompt_tokens, context_length: self.context_length });
+        }
+        if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= self.config.vocabulary) {
+            return invalid(format!("token {id} is not in the vocabulary of {} tokens", self.config.vocabulary));
+        }
+        if request.max_tokens == Some(0) {
+            return invalid("max_tokens is 0: ask for at least one token".to_owned());
+        }
+        let sampling = &request.sampling;
+        let numbers = [
+            ("temperature", sampling.temperature, 0.0..=f32::MAX),
+            ("top_p", sampling.top_p, 0.0..=1.0),
+            ("min_p", sampling.min_p, 0.0..=1.0),
+            ("repetition_penalty", sampling.repetition_penalty, f32::MIN_POSITIVE..=f32::MAX),
+            ("presence_penalty", sampling.presence_penalty, f32::MIN..=f32::MAX),
+            ("frequency_penalty", sampling.frequency_penalty, f32::MIN..=f32::MAX),
+        ];
+        for (name, number, range) in numbers {
+            if !range.contains(&number) {
+                return invalid(format!("{name} is {number}: it must be between {} and {}", range.start(), range.end()));
+            }
+        }
+        if sampling.logit_bias.iter().any(|(_, bias)| !bias.is_finite()) {
+            return invalid("a logit bias is not a finite number".to_owned());
+        }
+        let wanted = prompt_tokens.saturating_add(request.max_tokens.unwrap_or(usize::MAX));
+        Ok(wanted.min(self.context_length))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Without senders the worker ends after what is under way.
+        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the worker has been printed, and its requests have been ended.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    model: Model,
+    tokenizer: Arc<Tokenizer>,
+    compute: Compute,
+    batch: Batch,
+    batch_size: usize,
+    receiver: Receiver<Submission>,
+    /// Those for which the cache had no room yet: at most one, taken from the queue before that was known.
+    waiting: VecDeque<Submission>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while self.admit() {
+            let Self { model, tokenizer, compute, batch, .. } = &mut self;
+            // A bug in one step must not take the whole server down with a silent thread.
+            if catch_unwind(AssertUnwindSafe(|| batch.step(model, tokenizer, compute))).is_err() {
+                self.batch.cancel_all();
+            }
+        }
+        self.batch.cancel_all();
+        for submission in self.waiting.drain(..) {
+            cancel(submission);
+        }
+    }
+
+    /// Takes up what there is room for; waits where there is nothing to do. False when the engine is dropped.
+    fn admit(&mut self) -> bool {
+        loop {
+            if self.batch.len() >= self.batch_size {
+                return true;
+            }
+            let submission = match self.waiting.pop_front() {
+                Some(submission) => submission,
+                None if self.batch.is_empty() => match self.receiver.recv() {
+                    Ok(submission) => submission,
+                    Err(_) => return false,
+                },
+                None => match self.receiver.try_recv() {
+                    Ok(submission) => submission,
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => return false,
+                },
+            };
+            if !self.batch.has_room(submission.longest) {
+                self.waiting.push_front(submission);
+                return true;
+            }
+            let Submission { request, sink, longest } = submission;
+            self.batch.add(request, sink, longest);
+        }
+    }
+}
+
+fn cancel(mut submission: Submission) {
+    let finished = Finished {
+        reason: FinishReason::Cancelled,
+        text: String::new(),
+        prompt_tokens: submission.request.prompt.len(),
+        completion_tokens: 0,
+        prefill_time: Duration::ZERO,
+        decode_time: Duration::ZERO,
+    };
+    let _: Flow = (submission.sink)(Event::Finished(finished));
+}

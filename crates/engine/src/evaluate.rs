@@ -1,0 +1,84 @@
+//! Logits of given tokens, and what follows from them: the numbers behind `logits` and `perplexity`.
+
+use freehold_kernels::{Compute, KV_BLOCK, KvType};
+use freehold_model::{Chunk, LogitRows, Model, Workspace};
+
+/// Runs `tokens` from an empty cache in chunks of `chunk` and hands over the logits: of the last token, or, with `all`,
+/// of each in order. `visit` gets the position and one row of the vocabulary's size; returning false ends the run.
+///
+/// # Panics
+/// If a token is not in the vocabulary or `chunk` is 0.
+pub fn evaluate(
+    model: &Model,
+    compute: &Compute,
+    kv_type: KvType,
+    tokens: &[u32],
+    chunk: usize,
+    all: bool,
+    visit: &mut dyn FnMut(usize, &[f32]) -> bool,
+) {
+    let blocks: Vec<u32> = (0..tokens.len().div_ceil(KV_BLOCK) as u32).collect();
+    let mut cache = model.new_cache(kv_type, blocks.len());
+    let mut workspace = Workspace::default();
+    let mut logits = Vec::new();
+    let mut start = 0;
+    for part in tokens.chunks(chunk) {
+        let end = start + part.len();
+        let rows = match (all, end == tokens.len()) {
+            (true, _) => LogitRows::All,
+            (false, true) => LogitRows::Last,
+            (false, false) => LogitRows::None,
+        };
+        let part = Chunk { tokens: part, start, blocks: &blocks, logits: rows };
+        model.forward(compute, &mut cache, &[part], &mut workspace, &mut logits);
+        let rows = logits.chunks_exact(model.config().vocabulary);
+        for (position, row) in (end - rows.len()..).zip(rows) {
+            if !visit(position, row) {
+                return;
+            }
+        }
+        start = end;
+    }
+}
+
+/// Perplexity as llama.cpp's tool defines it: windows of `context` tokens without overlap, each begun with `bos` in
+/// place of its first token where the model has one, the second half of each scored.
+///
+/// Returns the perplexity and the number of tokens scored; `None` if the text has not two windows' worth of tokens.
+/// `progress` gets windows done and their number; returning false ends the run after that window.
+pub fn perplexity(
+    model: &Model,
+    compute: &Compute,
+    kv_type: KvType,
+    tokens: &[u32],
+    bos: Option<u32>,
+    context: usize,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Option<(f64, usize)> {
+    if context < 2 || tokens.len() < 2 * context {
+        return None;
+    }
+    let windows = tokens.len() / context;
+    let first = context / 2;
+    let vector = compute.vector();
+    let (mut sum, mut count) = (0.0f64, 0usize);
+    for (index, window) in tokens.chunks_exact(context).enumerate() {
+        let mut input = window.to_vec();
+        if let Some(bos) = bos {
+            input[0] = bos;
+        }
+        evaluate(model, compute, kv_type, &input, 512, true, &mut |position, row| {
+            // Logits of position p are about the token at p + 1.
+            if position >= first && position + 1 < context {
+                let log_probability = row[window[position + 1] as usize] - vector.log_sum_exp(row);
+                sum -= f64::from(log_probability);
+                count += 1;
+            }
+            true
+        });
+        if !progress(index + 1, windows) {
+            break;
+        }
+    }
+    Some(((sum / count as f64).exp(), count))
+}

@@ -1,0 +1,262 @@
+//! What architectures are built of: projections, norms, attention and gated feed-forward over one step's batch.
+//!
+//! Shape letters: M tokens of the batch, C elements of the residual stream, H query heads, G kv heads, D elements of a
+//! head, F elements of the feed-forward's inside, V the vocabulary.
+
+use crate::source::{Place, Source};
+use crate::{Cache, Chunk, Error};
+use freehold_kernels::{
+    ActivationKind, Activations, AttentionInput, AttentionShape, Compute, KV_BLOCK, Matrix, Product, RopeFrequencies,
+    RopeStyle, RopeTable,
+};
+
+/// A projection: N × K weights and, in some models, a bias.
+pub(crate) struct Linear {
+    pub(crate) matrix: Matrix,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    pub(crate) fn load(source: &Source<'_>, place: Place, name: &str, rows: usize, cols: usize) -> Result<Self, Error> {
+        Ok(Self { matrix: source.matrix(place, name, rows, cols)?, bias: source.bias(place, name, rows)? })
+    }
+}
+
+/// Root mean square norm.
+pub(crate) struct Norm {
+    weight: Vec<f32>,
+    epsilon: f32,
+}
+
+impl Norm {
+    pub(crate) fn load(source: &Source<'_>, place: Place, name: &str, length: usize) -> Result<Self, Error> {
+        let epsilon = source.epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps")?;
+        Ok(Self { weight: source.vector(place, name, length)?, epsilon })
+    }
+}
+
+/// Grouped-query attention with rotary positions.
+pub(crate) struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    output: Linear,
+    /// Norms over each head of q and k.
+    head_norms: Option<(Norm, Norm)>,
+    shape: AttentionShape,
+    style: RopeStyle,
+}
+
+impl Attention {
+    pub(crate) fn load(
+        source: &Source<'_>,
+        layer: usize,
+        width: usize,
+        shape: AttentionShape,
+        style: RopeStyle,
+        head_norms: bool,
+    ) -> Result<Self, Error> {
+        let place = Place::Layer(layer);
+        let norm = |name| Norm::load(source, place, name, shape.k_dim);
+        Ok(Self {
+            q: Linear::load(source, place, "attn_q", shape.heads * shape.k_dim, width)?,
+            k: Linear::load(source, place, "attn_k", shape.kv_heads * shape.k_dim, width)?,
+            v: Linear::load(source, place, "attn_v", shape.kv_heads * shape.v_dim, width)?,
+            output: Linear::load(source, place, "attn_output", width, shape.heads * shape.v_dim)?,
+            head_norms: if head_norms { Some((norm("attn_q_norm")?, norm("attn_k_norm")?)) } else { None },
+            shape,
+            style,
+        })
+    }
+
+    /// x: (M, C) → (M, C).
+    pub(crate) fn forward(&self, step: &mut Step<'_>, layer: usize, x: &[f32]) -> Vec<f32> {
+        let [mut q, mut k, v] = step.project(x, [&self.q, &self.k, &self.v]);
+        if let Some((q_norm, k_norm)) = &self.head_norms {
+            let normed = [step.norm(&q, q_norm), step.norm(&k, k_norm)];
+            step.give([q, k]);
+            [q, k] = normed;
+        }
+        step.rope(&mut q, &self.shape, self.style);
+        step.rope(&mut k, &self.shape, self.style);
+        step.write(layer, &k, &v);
+        let attended = step.attend(layer, &self.shape, &q);
+        let [out] = step.project(&attended, [&self.output]);
+        step.give([q, k, v, attended]);
+        out
+    }
+}
+
+/// Feed-forward gated by SiLU (Shazeer, arXiv 2002.05202).
+pub(crate) struct SwiGlu {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl SwiGlu {
+    pub(crate) fn load(source: &Source<'_>, layer: usize, width: usize, inner: usize) -> Result<Self, Error> {
+        let place = Place::Layer(layer);
+        Ok(Self {
+            gate: Linear::load(source, place, "ffn_gate", inner, width)?,
+            up: Linear::load(source, place, "ffn_up", inner, width)?,
+            down: Linear::load(source, place, "ffn_down", width, inner)?,
+        })
+    }
+
+    /// x: (M, C) → (M, C).
+    pub(crate) fn forward(&self, step: &mut Step<'_>, x: &[f32]) -> Vec<f32> {
+        let [gate, up] = step.project(x, [&self.gate, &self.up]);
+        let mut inner = step.buffers.take(gate.len());
+        step.compute.silu_mul(&gate, &up, &mut inner, self.gate.matrix.rows());
+        let [out] = step.project(&inner, [&self.down]);
+        step.give([gate, up, inner]);
+        out
+    }
+}
+
+/// Buffers kept from step to step, so that a step allocates nothing once they have grown.
+#[derive(Default)]
+pub struct Workspace {
+    free: Vec<Vec<f32>>,
+    activations: Activations,
+}
+
+impl Workspace {
+    /// `length` numbers, stale: whoever takes them writes them all.
+    pub(crate) fn take(&mut self, length: usize) -> Vec<f32> {
+        let fits = self.free.iter().position(|buffer| buffer.capacity() >= length);
+        let mut buffer = fits.or(self.free.len().checked_sub(1)).map_or_else(Vec::new, |at| self.free.swap_remove(at));
+        buffer.resize(length, 0.0);
+        buffer
+    }
+
+    fn give(&mut self, buffer: Vec<f32>) {
+        self.free.push(buffer);
+    }
+}
+
+/// One forward pass under way: the batch, the cache it writes, and where its buffers come from.
+pub(crate) struct Step<'a> {
+    pub(crate) compute: &'a Compute,
+    pub(crate) chunks: &'a [Chunk<'a>],
+    pub(crate) cache: &'a mut Cache,
+    pub(crate) buffers: &'a mut Workspace,
+    rope: RopeTable,
+}
+
+impl<'a> Step<'a> {
+    pub(crate) fn new(
+        compute: &'a Compute,
+        chunks: &'a [Chunk<'a>],
+        cache: &'a mut Cache,
+        buffers: &'a mut Workspace,
+        frequencies: &RopeFrequencies,
+    ) -> Self {
+        let positions = chunks.iter().flat_map(|chunk| chunk.start..chunk.start + chunk.tokens.len());
+        Self { compute, chunks, cache, buffers, rope: RopeTable::new(frequencies, positions) }
+    }
+
+    /// Gives buffers back for the next operation.
+    pub(crate) fn give<const N: usize>(&mut self, buffers: [Vec<f32>; N]) {
+        for buffer in buffers {
+            self.buffers.give(buffer);
+        }
+    }
+
+    /// The embeddings of the batch's tokens, (M, C).
+    pub(crate) fn embed(&mut self, embedding: &Matrix) -> Vec<f32> {
+        let width = embedding.cols();
+        let tokens = self.chunks.iter().flat_map(|chunk| chunk.tokens);
+        let mut x = self.buffers.take(tokens.clone().count() * width);
+        for (row, &token) in x.chunks_exact_mut(width).zip(tokens) {
+            embedding.dequantize_row(token as usize, row);
+        }
+        x
+    }
+
+    /// Norms the rows of x, each as long as the norm's weights.
+    pub(crate) fn norm(&mut self, x: &[f32], norm: &Norm) -> Vec<f32> {
+        let mut out = self.buffers.take(x.len());
+        self.compute.rms_norm(x, &norm.weight, norm.epsilon, &mut out);
+        out
+    }
+
+    /// Projections of the same x: (M, K), each to (M, its rows).
+    pub(crate) fn project<const N: usize>(&mut self, x: &[f32], linears: [&Linear; N]) -> [Vec<f32>; N] {
+        let rows = x.len() / linears[0].matrix.cols();
+        let mut outs = linears.map(|linear| self.buffers.take(rows * linear.matrix.rows()));
+        let mut products: Vec<Product<'_>> = linears
+            .iter()
+            .zip(&mut outs)
+            .map(|(linear, out)| Product { matrix: &linear.matrix, bias: linear.bias.as_deref(), out })
+            .collect();
+        // Activations are brought once into each form that some of the matrices take.
+        products.sort_by_key(|product| ActivationKind::of(product.matrix.dtype()) as u8);
+        for products in products.chunk_by_mut(|a, b| {
+            ActivationKind::of(a.matrix.dtype()) == ActivationKind::of(b.matrix.dtype())
+        }) {
+            self.multiply(x, products);
+        }
+        outs
+    }
+
+    /// The product of x: (M, K) with one matrix, into a buffer of the caller's.
+    pub(crate) fn project_into(&mut self, x: &[f32], linear: &Linear, out: &mut Vec<f32>) {
+        out.resize(x.len() / linear.matrix.cols() * linear.matrix.rows(), 0.0);
+        self.multiply(x, &mut [Product { matrix: &linear.matrix, bias: linear.bias.as_deref(), out }]);
+    }
+
+    /// Products of x with matrices that take activations in one form.
+    fn multiply(&mut self, x: &[f32], products: &mut [Product<'_>]) {
+        let matrix = products[0].matrix;
+        let activations = &mut self.buffers.activations;
+        self.compute.prepare(ActivationKind::of(matrix.dtype()), x, matrix.cols(), activations);
+        self.compute.matmul(activations, products);
+    }
+
+    /// Turns each token's heads by the angles of its position.
+    fn rope(&self, x: &mut [f32], shape: &AttentionShape, style: RopeStyle) {
+        let tokens: usize = self.chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        let vector = self.compute.vector();
+        self.compute.for_rows(x, x.len() / tokens, |token, heads| {
+            let (cos, sin) = self.rope.row(token);
+            vector.rope(heads, shape.k_dim, cos, sin, style);
+        });
+    }
+
+    /// Puts the batch's keys and values, (M, G·D) each, into the cache.
+    fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) {
+        let cache = &mut self.cache.layers[layer];
+        let shape = cache.shape();
+        let (k_width, v_width) = (shape.kv_heads * shape.k_dim, shape.kv_heads * shape.v_dim);
+        let mut row = 0;
+        for chunk in self.chunks {
+            let end = row + chunk.tokens.len();
+            let mut position = chunk.start;
+            while row < end {
+                let slot = position % KV_BLOCK;
+                let count = (KV_BLOCK - slot).min(end - row);
+                let block = chunk.blocks[position / KV_BLOCK];
+                cache.write(block, slot, &k[row * k_width..][..count * k_width], &v[row * v_width..][..count * v_width]);
+                row += count;
+                position += count;
+            }
+        }
+    }
+
+    /// Attention of the batch's queries, (M, H·D) → (M, H·D).
+    fn attend(&mut self, layer: usize, shape: &AttentionShape, q: &[f32]) -> Vec<f32> {
+        let width = shape.heads * shape.k_dim;
+        let mut out = self.buffers.take(q.len() / width * shape.heads * shape.v_dim);
+        let positions =
+            self.chunks.iter().flat_map(|chunk| (0..chunk.tokens.len()).map(|i| (chunk.start + i, chunk.blocks)));
+        let tokens: Vec<AttentionInput<'_>> = q
+            .chunks_exact(width)
+            .zip(positions)
+            .map(|(q, (position, blocks))| AttentionInput { q, position, blocks })
+            .collect();
+        self.compute.attend(&self.cache.layers[layer], shape, &tokens, &mut out);
+        out
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a model cannot be loaded.
+
+use freehold_base::Dtype;
+use freehold_kernels::{MatrixError, RopeError};
+
+/// Why a model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file itself cannot be read.
+    #[error(transparent)]
+    Format(#[from] freehold_formats::Error),
+    /// No implementation.
+    #[error("the architecture `{name}` is not supported: use a model of one of these: {supported}")]
+    UnsupportedArchitecture {
+        /// As the model names it.
+        name: String,
+        /// The ones there are.
+        supported: String,
+    },
+    /// A hyper-parameter is missing or makes no sense.
+    #[error("the model's `{key}` {problem}: the file is damaged or of a kind that is not supported")]
+    Parameter {
+        /// As the file names it.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor is missing.
+    #[error("the tensor `{0}` is missing: the file is incomplete, or not of the architecture that it names")]
+    MissingTensor(String),
+    /// A tensor has another shape than the hyper-parameters say.
+    #[error("the tensor `{name}` has the shape {found:?}, not {expected:?}: the file is damaged")]
+    WrongShape {
+        /// The tensor.
+        name: String,
+        /// Outermost first.
+        found: Vec<u64>,
+        /// Outermost first.
+        expected: Vec<u64>,
+    },
+    /// A tensor cannot be used.
+    #[error("the tensor `{name}` ({dtype}) cannot be used: {source}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// Its encoding.
+        dtype: Dtype,
+        /// Why.
+        source: MatrixError,
+    },
+    /// The file holds a tensor that the architecture does not use: running without it would give wrong answers.
+    #[error("the tensor `{0}` is not part of this architecture: the model is a variant that is not supported")]
+    UnusedTensor(String),
+    /// The rotary position parameters make no sense.
+    #[error("the model's rotary position parameters: {0}")]
+    Rope(#[from] RopeError),
+}

@@ -1,0 +1,141 @@
+//! `tests/data/golden`: tiny checkpoints with the logits that transformers computes for them.
+
+use freehold_base::{Digest, Hasher};
+use freehold_formats::Checkpoint;
+use freehold_kernels::{Compute, Isa, KV_BLOCK, KvType};
+use freehold_model::{Chunk, LogitRows, Model, Workspace};
+use std::path::PathBuf;
+
+const GOLDENS: [&str; 10] = [
+    "llama", "llama_hd", "llama_linear", "llama_rope3", "llama_tied", "mistral", "mistral_swa", "qwen2", "qwen2_yarn",
+    "qwen3",
+];
+
+struct Golden {
+    checkpoint: Checkpoint,
+    tokens: Vec<u32>,
+    logits: Vec<Vec<f32>>,
+}
+
+fn golden(name: &str) -> Golden {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden")).join(name);
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let tokens = json["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    let row = |row: &serde_json::Value| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+    let logits = json["logits"].as_array().unwrap().iter().map(row).collect();
+    Golden { checkpoint, tokens, logits }
+}
+
+/// The logits of all tokens, fed in chunks of `chunk`.
+fn logits(model: &Model, compute: &Compute, kv_type: KvType, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    // Blocks in no particular order: a table leads to them.
+    let blocks: Vec<u32> = (0..tokens.len().div_ceil(KV_BLOCK) as u32).rev().collect();
+    let mut cache = model.new_cache(kv_type, blocks.len());
+    let (mut workspace, mut part_logits, mut all) = (Workspace::default(), Vec::new(), Vec::new());
+    for (index, part) in tokens.chunks(chunk).enumerate() {
+        let part = Chunk { tokens: part, start: index * chunk, blocks: &blocks, logits: LogitRows::All };
+        model.forward(compute, &mut cache, &[part], &mut workspace, &mut part_logits);
+        all.extend_from_slice(&part_logits);
+    }
+    all
+}
+
+fn digest(logits: &[f32]) -> Digest {
+    let mut hasher = Hasher::new();
+    logits.iter().for_each(|logit| hasher.update(&logit.to_le_bytes()));
+    hasher.finish()
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let compute = Compute::new(Isa::best(), 2).unwrap();
+    for name in GOLDENS {
+        let golden = golden(name);
+        let model = Model::load(&golden.checkpoint, &compute, &mut |_| {}).unwrap();
+        let found = logits(&model, &compute, KvType::F32, &golden.tokens, usize::MAX);
+        let largest = golden.logits.iter().flatten().fold(0.0f32, |largest, logit| largest.max(logit.abs()));
+        for (position, (found, expected)) in found.chunks(model.config().vocabulary).zip(&golden.logits).enumerate() {
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() <= 1e-4 * largest, "{name}, position {position}: {found} for {expected}");
+            }
+        }
+        assert_eq!(found.len(), golden.logits.len() * model.config().vocabulary);
+    }
+}
+
+/// Golden checkpoints and a GGUF whose layers use every quantised type, over sequences of more than one block.
+fn models() -> Vec<(&'static str, Checkpoint)> {
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny/tiny-llama.gguf");
+    let mut models: Vec<_> = ["llama_hd", "mistral_swa", "qwen2_yarn", "qwen3"].map(|name| (name, golden(name).checkpoint)).into();
+    models.push(("tiny", Checkpoint::open(tiny.as_ref()).unwrap()));
+    models
+}
+
+#[test]
+fn one_digest_over_instruction_sets_threads_and_chunks() {
+    let available = || Isa::ALL.into_iter().filter(|isa| isa.is_available());
+    for (name, checkpoint) in models() {
+        for kv_type in [KvType::F16, KvType::F32] {
+            let mut expected = None;
+            for isa in available() {
+                for threads in [1, 2, 4] {
+                    let compute = Compute::new(isa, threads).unwrap();
+                    let model = Model::load(&checkpoint, &compute, &mut |_| {}).unwrap();
+                    let vocabulary = model.config().vocabulary as u32;
+                    let tokens: Vec<u32> = (0..150).map(|i| (i * i * 7 + i * 3 + 1) % vocabulary).collect();
+                    for chunk in [1, 7, 64, 512] {
+                        let found = digest(&logits(&model, &compute, kv_type, &tokens, chunk));
+                        let expected = *expected.get_or_insert(found);
+                        assert_eq!(found, expected, "{name}, kv {kv_type}, {isa}, {threads} threads, chunks of {chunk}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequences_logits_do_not_depend_on_its_neighbours() {
+    let compute = Compute::new(Isa::best(), 2).unwrap();
+    for (name, checkpoint) in models() {
+        let model = Model::load(&checkpoint, &compute, &mut |_| {}).unwrap();
+        let vocabulary = model.config().vocabulary;
+        for batch in [3usize, 16] {
+            let sequences: Vec<Vec<u32>> = (0..batch)
+                .map(|s| (0..70 + s * 3).map(|i| ((i * 31 + s * 17 + 5) % vocabulary) as u32).collect())
+                .collect();
+            let mut cache = model.new_cache(KvType::F16, batch * 2);
+            // Interleaved blocks.
+            let tables: Vec<[u32; 2]> = (0..batch as u32).map(|s| [s, s + batch as u32]).collect();
+            let (mut workspace, mut together) = (Workspace::default(), Vec::new());
+            let mut found = vec![Vec::new(); batch];
+            // Each sequence goes on by chunks of its own length, so steps mix prompts and single tokens.
+            let mut done = vec![0; batch];
+            while done.iter().zip(&sequences).any(|(done, tokens)| *done < tokens.len()) {
+                let mut members = Vec::new();
+                let mut chunks = Vec::new();
+                for (s, tokens) in sequences.iter().enumerate() {
+                    let count = (1 + s * 5 % 13).min(tokens.len() - done[s]);
+                    if count > 0 {
+                        let tokens = &tokens[done[s]..done[s] + count];
+                        chunks.push(Chunk { tokens, start: done[s], blocks: &tables[s], logits: LogitRows::All });
+                        members.push((s, count));
+                    }
+                }
+                model.forward(&compute, &mut cache, &chunks, &mut workspace, &mut together);
+                let mut rest = &together[..];
+                for (s, count) in members {
+                    let (own, others) = rest.split_at(count * vocabulary);
+                    found[s].extend_from_slice(own);
+                    rest = others;
+                    done[s] += count;
+                }
+            }
+            for (s, tokens) in sequences.iter().enumerate() {
+                let alone = logits(&model, &compute, KvType::F16, tokens, usize::MAX);
+                assert_eq!(digest(&found[s]), digest(&alone), "{name}, sequence {s} of {batch}");
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Architectures against logits of transformers, and the promise that logits do not depend on how they were computed.
+
+mod golden;
