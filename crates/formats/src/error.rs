@@ -77,6 +77,15 @@ pub enum Error {
         remedy: &'static str,
     },
 
+    /// A text is longer than what is encoded at once.
+    #[error("the text has {bytes} bytes; at most {bytes_max} are encoded at once. Shorten it or encode it in parts")]
+    TextTooLong {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+
     /// A chat template cannot be compiled, or failed on these messages.
     #[error("chat template: {problem}. {remedy}")]
     Template {
@@ -85,12 +94,37 @@ pub enum Error {
         /// What to do about it.
         remedy: &'static str,
     },
+
+    /// A chat template called `raise_exception`: this conversation is not one that the model was trained for.
+    #[error("the model's chat template refuses this conversation: {message}. Change the messages accordingly")]
+    ChatRefused {
+        /// What the template said.
+        message: String,
+    },
+
+    /// Messages, tools or extra arguments that no chat template may get.
+    #[error("chat: {field}: {problem}. {remedy}")]
+    ChatInput {
+        /// The argument.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
 }
 
-/// Untrusted text made fit to be shown: control characters escaped, and no longer than two lines.
+/// An untrusted name or value made fit to be shown: control characters escaped, and no longer than a line.
 pub(crate) fn shown(text: &(impl fmt::Display + ?Sized)) -> String {
-    const CHARACTERS_MAX: usize = 160;
+    shown_within(text, 80)
+}
 
+/// The message of a parser, which may quote its input, made fit to be shown.
+pub(crate) fn shown_message(message: &(impl fmt::Display + ?Sized)) -> String {
+    shown_within(message, 400)
+}
+
+fn shown_within(text: &(impl fmt::Display + ?Sized), characters_max: usize) -> String {
     /// Stops the formatting when it has enough, so that the text of a hostile megabyte is never built.
     struct Limited(String, usize);
     impl fmt::Write for Limited {
@@ -107,7 +141,7 @@ pub(crate) fn shown(text: &(impl fmt::Display + ?Sized)) -> String {
         }
     }
 
-    let mut limited = Limited(String::new(), CHARACTERS_MAX);
+    let mut limited = Limited(String::new(), characters_max);
     if fmt::write(&mut limited, format_args!("{text}")).is_err() {
         limited.0.push('…');
     }

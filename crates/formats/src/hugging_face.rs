@@ -271,6 +271,12 @@ impl Config {
         self.error(key, format!("it is {found}, but {expected} is needed"))
     }
 
+    /// An error about a value of `key` that may be right, but is not known here.
+    pub(crate) fn unsupported(&self, key: &str, problem: String) -> Error {
+        let field = format!("{}{key}", self.prefix);
+        wrong_with(&self.file, &field, problem, "Such models cannot be run yet; choose another one")
+    }
+
     /// An error about `key`.
     pub(crate) fn error(&self, key: &str, problem: String) -> Error {
         wrong(&self.file, &format!("{}{key}", self.prefix), problem)

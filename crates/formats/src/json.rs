@@ -1,6 +1,6 @@
 //! JSON from strangers: bounded in size, in nodes and in depth, and without duplicate keys.
 
-use crate::error::shown;
+use crate::error::{shown, shown_message};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -21,7 +21,7 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let mut nodes_left = NODES_MAX;
     let value = Node { nodes_left: &mut nodes_left }.deserialize(&mut deserializer);
-    let value = value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| shown(&error))?;
+    let value = value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| shown_message(&error))?;
     match value {
         Value::Object(object) => Ok(object),
         _ => Err("the file is not a JSON object".into()),

@@ -132,7 +132,7 @@ fn scaling_of(config: &Config, scaling: &Config) -> Result<RopeScaling> {
     match kind {
         "default" => match scaling.values().values().find(|value| value.is_object()) {
             // Transformers 5 writes an object per kind of layer for models that need it.
-            Some(_) => Err(scaling.error("rope_type", "different parameters per layer are not supported".into())),
+            Some(_) => Err(scaling.unsupported("rope_type", "it differs between kinds of layers".into())),
             None => Ok(RopeScaling::Default),
         },
         "linear" => Ok(RopeScaling::Linear { factor: needed("factor")? }),

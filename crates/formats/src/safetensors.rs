@@ -4,7 +4,7 @@
 //! every byte of the data belonging to exactly one tensor. Beyond it, a name may occur once only, dimensions are at most
 //! 8 and tensors at most 2^18 over all shards.
 
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result, shown, shown_message};
 use crate::mmap::Mmap;
 use crate::tensor::{TENSORS_MAX, TensorTable, TensorView, name_problem};
 use freehold_base::Dtype;
@@ -138,7 +138,7 @@ fn read_file(file: &[u8], number: usize, tensors: &mut TensorTable) -> Result<()
     Header(&mut found)
         .deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
-        .map_err(|error| damaged("header".into(), shown(&error)))?;
+        .map_err(|error| damaged("header".into(), shown_message(&error)))?;
     let data_start = file.len() - data.len();
     found.place(data.len() as u64, |name, shape, dtype, range| {
         tensors.push(name, shape, dtype, number, data_start + range.start..data_start + range.end);
@@ -240,7 +240,7 @@ impl<'de> Visitor<'de> for Header<'_> {
         let mut metadata_seen = false;
         while let Some(Text(name)) = pairs.next_key()? {
             let wrong =
-                |problem: &dyn fmt::Display| de::Error::custom(format_args!("`{}`: {}", shown(&name), shown(problem)));
+                |problem: &dyn fmt::Display| de::Error::custom(format_args!("`{}`: {}", shown(&name), shown_message(problem)));
             if name == METADATA_KEY {
                 if std::mem::replace(&mut metadata_seen, true) {
                     return Err(wrong(&"it occurs twice"));
@@ -389,7 +389,7 @@ fn read_index(index: &[u8]) -> Result<WeightMap> {
     if index.len() > INDEX_BYTES_MAX {
         return Err(wrong(format!("it has {} bytes; at most {INDEX_BYTES_MAX} are allowed", index.len())));
     }
-    let index: Index = serde_json::from_slice(index).map_err(|error| wrong(shown(&error)))?;
+    let index: Index = serde_json::from_slice(index).map_err(|error| wrong(shown_message(&error)))?;
     Ok(index.weight_map)
 }
 

@@ -1,0 +1,8 @@
+//! The formats as their users, and their attackers, meet them.
+
+mod allocator;
+mod gguf;
+mod gguf_builder;
+mod hugging_face;
+mod rope;
+mod safetensors;
