@@ -78,7 +78,6 @@ pub struct BlobWriter<'a> {
     hasher: Hasher,
     length: u64,
     pieces: Vec<(u64, String)>,
-    waited: bool,
     _lock: File,
 }
 
@@ -89,6 +88,19 @@ pub struct Scratch {
     path: PathBuf,
     stem: PathBuf,
     _lock: File,
+}
+
+/// A lock from [`Ingest::lock`]; dropping it lets the next one in.
+pub struct IngestLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for IngestLock {
+    fn drop(&mut self) {
+        // Who waits notices that the name is gone and makes it anew. If it stays, a clean-up removes it.
+        remove_file(&self.path).ok();
+    }
 }
 
 impl<'a> Ingest<'a> {
@@ -108,7 +120,7 @@ impl<'a> Ingest<'a> {
         resume: Resume<'_>,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Start<'a>, StoreError> {
-        if let Some(blob) = self.present(target, size_bytes)? {
+        if let Some(blob) = self.present(target, progress)? {
             return Ok(Start::Present(blob));
         }
         let stem = self.store.ingest_directory().join(match target {
@@ -117,11 +129,11 @@ impl<'a> Ingest<'a> {
             Target::Scratch(digest) => format!("scratch-{}", digest.hex()),
         });
         let part = stem.with_extension("part");
-        let (lock, waited) = lock::exclusive_with(&stem.with_extension("lock"), &mut || {
+        let lock = lock::exclusive_with(&stem.with_extension("lock"), &mut || {
             progress(fs::metadata(&part).map_or(0, |metadata| metadata.len()))
         })?;
         // Whoever held the lock may have finished the blob.
-        if let Some(blob) = self.present(target, size_bytes)? {
+        if let Some(blob) = self.present(target, progress)? {
             return Ok(Start::Present(blob));
         }
         let file = OpenOptions::new()
@@ -141,23 +153,38 @@ impl<'a> Ingest<'a> {
             hasher: Hasher::new(),
             length: 0,
             pieces: Vec::new(),
-            waited,
             _lock: lock,
         };
         writer.resume(resume, progress)?;
         Ok(Start::Writer(writer))
     }
 
-    fn present(&self, target: &Target, size_bytes: Option<u64>) -> Result<Option<StoredBlob>, StoreError> {
+    /// The blob, if it is there and sound. A damaged one is removed: written again, it is whole again.
+    fn present(
+        &self,
+        target: &Target,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<StoredBlob>, StoreError> {
         let Target::Blob(digest) = target else { return Ok(None) };
-        let path = self.store.blob_path(digest);
-        let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
-        // A blob of another size was truncated by an accident outside: written again, it is whole again.
-        if size_bytes.is_some_and(|size| size != metadata.len()) {
-            remove_file(&path)?;
+        if !self.store.has(digest) {
             return Ok(None);
         }
-        Ok(Some(StoredBlob { digest: *digest, size_bytes: metadata.len() }))
+        match self.store.verify_if_changed(digest, progress) {
+            Ok(size_bytes) => Ok(Some(StoredBlob { digest: *digest, size_bytes })),
+            Err(StoreError::Damaged { .. }) => remove_file(&self.store.blob_path(digest)).map(|()| None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for a lock that is named by any text, so that work with a result that is not known by its digest is done
+    /// once. `waiting` is asked again and again whether to go on.
+    ///
+    /// # Errors
+    /// Cancelled by `waiting`; I/O.
+    pub fn lock(&self, text: &str, waiting: &mut dyn FnMut() -> ControlFlow<()>) -> Result<IngestLock, StoreError> {
+        let name = format!("work-{}.lock", Digest::of(text.as_bytes()).hex());
+        let path = self.store.ingest_directory().join(name);
+        Ok(IngestLock { _file: lock::exclusive_with(&path, waiting)?, path })
     }
 
     /// Puts a small blob.
@@ -276,11 +303,6 @@ impl BlobWriter<'_> {
         }
     }
 
-    /// Whether another process was writing the same blob when this one began.
-    pub fn waited(&self) -> bool {
-        self.waited
-    }
-
     /// Fails now, rather than later, if the disk cannot hold a blob of `size_bytes`.
     ///
     /// # Errors
@@ -340,15 +362,6 @@ impl BlobWriter<'_> {
             writeln!(text, "{end} {label}").expect("writing to a String cannot fail");
         }
         replace(&self.stem.with_extension("marks"), &self.stem.with_extension("marks-new"), text.as_bytes())
-    }
-
-    /// Goes back to the end of the last finished piece, for a piece that failed half-way.
-    ///
-    /// # Errors
-    /// I/O.
-    pub fn drop_unfinished_piece(&mut self) -> Result<(), StoreError> {
-        let end = self.pieces.last().map_or(0, |(end, _)| *end);
-        self.rewind(end, &mut |_| ControlFlow::Continue(()))
     }
 
     /// Drops all bytes and begins anew.

@@ -24,7 +24,7 @@ mod model;
 mod store;
 
 pub use error::StoreError;
-pub use ingest::{BlobWriter, Ingest, Resume, Scratch, Start, StoredBlob, Target};
+pub use ingest::{BlobWriter, Ingest, IngestLock, Resume, Scratch, Start, StoredBlob, Target};
 pub use manifest::{FileKind, validate_file_path, validate_name};
 pub use model::{Facts, Model, ModelFile, NewFile, NewModel};
 pub use store::{Entry, Freed, Store};

@@ -55,17 +55,12 @@ pub(crate) fn try_exclusive(path: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
-/// Waits for the lock that one may hold, for as long as `waiting` says so. Also tells whether it had to wait.
-pub(crate) fn exclusive_with(
-    path: &Path,
-    waiting: &mut dyn FnMut() -> ControlFlow<()>,
-) -> Result<(File, bool), StoreError> {
-    let mut waited = false;
+/// Waits for the lock that one may hold, for as long as `waiting` says so.
+pub(crate) fn exclusive_with(path: &Path, waiting: &mut dyn FnMut() -> ControlFlow<()>) -> Result<File, StoreError> {
     loop {
         if let Some(file) = try_exclusive(path)? {
-            return Ok((file, waited));
+            return Ok(file);
         }
-        waited = true;
         if waiting().is_break() {
             return Err(StoreError::Cancelled);
         }

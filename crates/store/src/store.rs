@@ -133,6 +133,21 @@ impl Store {
         Ok(size_bytes)
     }
 
+    /// [`Store::verify_blob`], unless the blob's size and time of change are those of its last verification.
+    pub(crate) fn verify_if_changed(
+        &self,
+        digest: &Digest,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<u64, StoreError> {
+        let path = self.blob_path(digest);
+        let known = read_limited(&self.verified_path(digest), 256).ok();
+        let now = stamp(&path, digest).map(String::into_bytes);
+        if now.is_none() || known != now {
+            return self.verify_blob(digest, progress);
+        }
+        Ok(fs::metadata(&path).map_err(io_error("read", &path))?.len())
+    }
+
     /// Where the model's files lie (name inside the model → blob), their bytes verified; `freehold-formats` opens a
     /// checkpoint from this map. A blob whose size and time of change are those of its last
     /// verification is not hashed again. `progress` hears the bytes done of [`Model::size_bytes`].
@@ -146,18 +161,11 @@ impl Store {
     ) -> Result<BTreeMap<String, PathBuf>, StoreError> {
         let mut done = 0u64;
         for file in &model.files {
-            let path = self.blob_path(&file.digest);
-            let size = fs::metadata(&path).ok().map(|metadata| metadata.len());
-            let missing = || StoreError::MissingBlob {
-                digest: file.digest,
-                needed_by: format!("{} of {}", file.path, model.label()),
-            };
-            let size = size.ok_or_else(missing)?;
-            let known = read_limited(&self.verified_path(&file.digest), 256).ok();
-            let now = stamp(&path, &file.digest).map(String::into_bytes);
-            if now.is_none() || known != now {
-                self.verify_blob(&file.digest, &mut |bytes| progress(done.saturating_add(bytes)))?;
+            if !self.has(&file.digest) {
+                let needed_by = format!("{} of {}", file.path, model.label());
+                return Err(StoreError::MissingBlob { digest: file.digest, needed_by });
             }
+            let size = self.verify_if_changed(&file.digest, &mut |bytes| progress(done.saturating_add(bytes)))?;
             if size != file.size_bytes {
                 let what = format!("{} of {}", file.path, model.label());
                 return Err(StoreError::WrongSize { what, expected: file.size_bytes, got: size });

@@ -53,9 +53,6 @@ fn finished_pieces_are_kept_and_unfinished_ones_dropped() {
         drop(first);
         let mut writer = writer(&ingest, WHOLE, Resume::Pieces(&second));
         assert_eq!((writer.pieces(), writer.length()), (pieces, length));
-        writer.write(&WHOLE[length as usize..][..3]).unwrap();
-        writer.drop_unfinished_piece().unwrap();
-        assert_eq!(writer.length(), length);
         writer.write(&WHOLE[length as usize..]).unwrap();
         assert_eq!(writer.commit().unwrap().digest, Digest::of(WHOLE));
     }
@@ -159,10 +156,29 @@ fn two_writers_of_one_blob_share_the_work() {
     else {
         panic!("nobody finished the blob")
     };
-    assert_eq!((second.length(), second.waited()), (3, true));
+    assert_eq!(second.length(), 3);
     // And waiting can be cancelled.
     let cancelled = ingest.writer(&target, Some(7), Resume::Bytes, &mut |_| ControlFlow::Break(()));
     assert!(matches!(cancelled, Err(StoreError::Cancelled)));
+}
+
+#[test]
+fn work_on_the_same_thing_is_done_by_one_at_a_time() {
+    let (_directory, store) = new_store();
+    let ingest = store.ingest().unwrap();
+    let mut first = Some(ingest.lock("pypi:a==1#b", &mut || ControlFlow::Break(())).unwrap());
+    let other = ingest.lock("pypi:a==2#b", &mut || ControlFlow::Break(())).unwrap();
+    assert!(matches!(ingest.lock("pypi:a==1#b", &mut || ControlFlow::Break(())), Err(StoreError::Cancelled)));
+    let mut turns = 0;
+    let second = ingest.lock("pypi:a==1#b", &mut || {
+        turns += 1;
+        first.take();
+        ControlFlow::Continue(())
+    });
+    assert!(second.is_ok());
+    assert!(turns > 0);
+    drop((second, other));
+    assert_eq!(leftovers(&store), [""; 0]);
 }
 
 #[test]
