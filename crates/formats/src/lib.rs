@@ -3,6 +3,7 @@
 //! Whatever the bytes, the answer is a value or an [`Error`] that names the field: no panic, memory below 64 MiB plus the
 //! file, time below a second. Weights are mapped, never copied; nothing here interprets their numbers.
 
+pub mod chat_template;
 pub mod checkpoint;
 pub mod error;
 pub mod gguf;
@@ -14,6 +15,7 @@ pub mod rope;
 pub mod safetensors;
 pub mod tensor;
 
+pub use chat_template::{ChatInput, ChatTemplate, RenderedPrompt, SpecialTexts};
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use gguf::Gguf;

@@ -1,0 +1,112 @@
+//! The Jinja environment as transformers sets it up.
+
+use super::{methods, python};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
+use std::fmt;
+
+/// An environment without templates.
+pub(super) fn new() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_debug(false);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the delimiters are the default ones"));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(|output, state, value| {
+        output.write_str(python::text(state, value)?.as_str().unwrap_or_default()).map_err(Error::from)
+    });
+    // They tell what a prompt must not hold, or print otherwise than Python does.
+    environment.remove_global("debug");
+    environment.remove_filter("pprint");
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("string", |state: &State, value: &Value| python::text(state, value));
+    environment.add_filter("join", methods::join_filter);
+    environment
+}
+
+/// Transformers' `{% generation %}` marks what the assistant said, for training. Here it is only a scope.
+pub(super) fn prepare(source: &str) -> String {
+    // Jinja's lexer knows one newline only.
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut prepared = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start + 2);
+        prepared.push_str(before);
+        let name = tag.trim_start_matches(['-', '+']).trim_start();
+        let replacement =
+            [("generation", "with"), ("endgeneration", "endwith")].into_iter().find_map(|(own, jinja)| {
+                let after = name.strip_prefix(own)?;
+                after.trim_start().trim_start_matches(['-', '+']).starts_with("%}").then_some((jinja, after))
+            });
+        rest = match replacement {
+            Some((jinja, after)) => {
+                prepared.push_str(&tag[..tag.len() - name.len()]);
+                prepared.push_str(jinja);
+                after
+            }
+            None => tag,
+        };
+    }
+    prepared.push_str(rest);
+    prepared
+}
+
+/// What a template said to `raise_exception`.
+#[derive(Debug)]
+struct Raised(String);
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, "the template refused").with_source(Raised(message)))
+}
+
+/// The message of `raise_exception`, when that is why rendering ended.
+pub(super) fn raised(error: &Error) -> Option<&str> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(Raised(message)) = error.downcast_ref() {
+            return Some(message);
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// `json.dumps` with the defaults of transformers: `ensure_ascii=False`, no HTML escapes, the order of keys kept.
+fn tojson(state: &State, value: &Value, positional: Option<bool>, arguments: Kwargs) -> Result<Value, Error> {
+    let separators: Option<(String, String)> = match arguments.get::<Option<Value>>("separators")? {
+        Some(pair) if !pair.is_none() => {
+            Some((pair.get_item_by_index(0)?.to_string(), pair.get_item_by_index(1)?.to_string()))
+        }
+        _ => None,
+    };
+    let indent: Option<Value> = arguments.get("indent")?;
+    let indent = match indent {
+        Some(indent) if indent.is_none() => None,
+        Some(indent) => Some(match indent.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(usize::try_from(indent)?.min(python::INDENT_MAX)),
+        }),
+        None => None,
+    };
+    let style = python::JsonStyle {
+        ensure_ascii: arguments.get::<Option<bool>>("ensure_ascii")?.or(positional).unwrap_or(false),
+        sort_keys: arguments.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        separators: separators.unwrap_or_else(|| (if indent.is_some() { "," } else { ", " }.into(), ": ".into())),
+        indent,
+    };
+    arguments.assert_all_used()?;
+    python::json(state, value, &style).map(Value::from)
+}
