@@ -300,7 +300,7 @@ impl Description {
 }
 
 #[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object of dtype, shape and data_offsets")]
 struct RawDescription {
     #[serde(deserialize_with = "dtype")]
     dtype: Dtype,
@@ -395,6 +395,7 @@ fn read_index(index: &[u8]) -> Result<WeightMap> {
 
 /// `model.safetensors.index.json`. What else it holds (`metadata`: the total size) is passed over.
 #[derive(serde::Deserialize)]
+#[serde(expecting = "an object with a weight_map")]
 struct Index {
     weight_map: WeightMap,
 }

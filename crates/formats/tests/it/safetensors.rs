@@ -120,6 +120,7 @@ fn hostile_tensors() {
     refused(changed(r#""b""#, r#""a""#), &["`a`", "two tensors"]);
     refused(changed(r#""b""#, r#""\u0061""#), &["`a`", "two tensors"]);
     refused(changed(r#""dtype":"F32""#, r#""dtype":"F32","dtype":"F32""#), &["`a`", "duplicate field"]);
+    refused(file(r#"{"a":1}"#, 0), &["`a`", "an object of dtype"]);
     refused(changed(r#""dtype":"F32","#, ""), &["`a`", "missing field `dtype`"]);
     for (name, word) in
         [("", "empty"), (r"\u0000", "control"), ("../../etc/x", "path"), (&"n".repeat(513), "513 bytes")]
