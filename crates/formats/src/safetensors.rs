@@ -239,8 +239,9 @@ impl<'de> Visitor<'de> for Header<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<(), A::Error> {
         let mut metadata_seen = false;
         while let Some(Text(name)) = pairs.next_key()? {
-            let wrong =
-                |problem: &dyn fmt::Display| de::Error::custom(format_args!("`{}`: {}", shown(&name), shown_message(problem)));
+            let wrong = |problem: &dyn fmt::Display| {
+                de::Error::custom(format_args!("`{}`: {}", shown(&name), shown_message(problem)))
+            };
             if name == METADATA_KEY {
                 if std::mem::replace(&mut metadata_seen, true) {
                     return Err(wrong(&"it occurs twice"));
