@@ -14,6 +14,7 @@ pub mod mmap;
 pub mod rope;
 pub mod safetensors;
 pub mod tensor;
+pub mod tokenizer;
 
 pub use chat_template::{ChatInput, ChatTemplate, RenderedPrompt, SpecialTexts};
 pub use checkpoint::Checkpoint;
@@ -25,3 +26,4 @@ pub use mmap::Mmap;
 pub use rope::{RopeParameters, RopeScaling};
 pub use safetensors::Safetensors;
 pub use tensor::TensorView;
+pub use tokenizer::{Decoder, PreTokenizer, SpecialTokens, Tokenizer};
