@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 /// The longest template. The longest known one has 17 kB. The nesting of long chains (`a|f|f|f…`) grows with it, and
-/// with that the stack.
-const SOURCE_BYTES_MAX: usize = 64 << 10;
+/// with that the stack; and the time to compile some chains with its square.
+const SOURCE_BYTES_MAX: usize = 40 << 10;
 /// The longest prompt: more than a context of a million tokens, and little enough to hold twice.
 const OUTPUT_BYTES_MAX: usize = 12 << 20;
 /// Fuel for work that does not depend on the conversation. One unit pays for an instruction or 64 bytes of new text,
@@ -129,7 +129,8 @@ impl ChatTemplate {
             .into_iter()
             .filter_map(|(name, text)| Some((name, text?)))
             .collect();
-        let special = SpecialTokens::new(named.iter().map(|(_, text)| text.clone()), all);
+        let names: Vec<String> = named.iter().map(|(_, text)| text.clone()).collect();
+        let special = SpecialTokens::new(&names, &all);
         Ok(Self { environment, special, named })
     }
 
@@ -178,8 +179,13 @@ impl ChatTemplate {
             .saturating_add(converter.bytes() / INPUT_BYTES_PER_FUEL);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
-        let text = on_own_stack(move || run(&environment, variables))?;
-        Ok(converter.into_prompt(text))
+        match on_own_stack(move || run(&environment, variables)) {
+            Ok(text) => Ok(converter.into_prompt(text)),
+            Err(Error::ChatRefused { message }) => {
+                Err(Error::ChatRefused { message: shown(&converter.cleaned(&message)) })
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -195,7 +201,7 @@ fn run(environment: &Environment<'_>, variables: BTreeMap<String, Value>) -> Res
             remedy: "Shorten the conversation, or give another template",
         }),
         Err(error) => Err(match environment::raised(&error) {
-            Some(message) => Error::ChatRefused { message: shown(&message) },
+            Some(message) => Error::ChatRefused { message: message.to_owned() },
             None => template_error(&error),
         }),
         Ok(()) => String::from_utf8(output.bytes).map_err(|_| Error::Template {

@@ -33,11 +33,9 @@ pub(super) struct SpecialTokens {
 
 impl SpecialTokens {
     /// `named`: bos, eos, pad and unk.
-    pub(super) fn new(named: impl Iterator<Item = String>, all: Vec<String>) -> Self {
-        let named: Vec<String> = named.collect();
-        let turns = all.iter().filter(|text| named.contains(text) || !is_assistants_own(text)).chain(&named);
-        let turns = Texts::new(turns.cloned().collect());
-        Self { all: Texts::new(all.into_iter().chain(named).collect()), turns }
+    pub(super) fn new(named: &[String], all: &[String]) -> Self {
+        let turns = all.iter().filter(|text| named.contains(text) || !is_assistants_own(text));
+        Self { all: Texts::new(all.iter().chain(named)), turns: Texts::new(turns.chain(named)) }
     }
 }
 
@@ -58,10 +56,10 @@ struct Texts {
 }
 
 impl Texts {
-    fn new(texts: Vec<String>) -> Self {
-        let mut sorted: Vec<Box<[u8]>> = Vec::with_capacity(texts.len());
+    fn new<'t>(texts: impl Iterator<Item = &'t String>) -> Self {
+        let mut sorted: Vec<Box<[u8]>> = Vec::new();
         let mut first = [false; 256];
-        for text in texts.iter().filter(|text| text.chars().nth(1).is_some()) {
+        for text in texts.filter(|text| text.chars().nth(1).is_some()) {
             let bytes = &text.as_bytes()[..text.len().min(TOKEN_BYTES_MAX)];
             first[usize::from(bytes[0])] = true;
             sorted.push(bytes.into());
@@ -201,11 +199,15 @@ impl<'t> Converter<'t> {
         texts.broken(text, self.sentinel).map_or_else(|| Value::from(text), Value::from)
     }
 
+    /// What a template said about the input, as the user wrote it.
+    pub(super) fn cleaned(&self, message: &str) -> String {
+        message.replace(self.sentinel, "")
+    }
+
     /// The prompt without its sentinels, and where they were.
-    pub(super) fn into_prompt(self, rendered: String) -> RenderedPrompt {
+    pub(super) fn into_prompt(self, mut text: String) -> RenderedPrompt {
         let mut breaks = Vec::new();
         let mut kept = 0;
-        let mut text = rendered;
         text.retain(|character| {
             let keep = character != self.sentinel;
             if keep {

@@ -22,6 +22,9 @@ pub(super) fn new() -> Environment<'static> {
     environment.remove_global("debug");
     environment.remove_filter("pprint");
     environment.add_function("raise_exception", raise_exception);
+    // Python's `None` is not, and minijinja's is; an undefined variable is in both.
+    environment
+        .add_test("iterable", |value: &Value| value.is_undefined() || !value.is_none() && value.try_iter().is_ok());
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |state: &State, value: &Value| python::text(state, value));
     environment.add_filter("join", methods::join_filter);
@@ -68,7 +71,8 @@ impl fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-fn raise_exception(message: String) -> Result<Value, Error> {
+fn raise_exception(state: &State<'_, '_>, message: &Value) -> Result<Value, Error> {
+    let message = python::text(state, message)?.to_string();
     Err(Error::new(ErrorKind::InvalidOperation, "the template refused").with_source(Raised(message)))
 }
 
@@ -85,6 +89,7 @@ pub(super) fn raised(error: &Error) -> Option<&str> {
 }
 
 /// `json.dumps` with the defaults of transformers: `ensure_ascii=False`, no HTML escapes, the order of keys kept.
+#[expect(clippy::needless_pass_by_value, reason = "the form in which minijinja hands named arguments over")]
 fn tojson(state: &State, value: &Value, positional: Option<bool>, arguments: Kwargs) -> Result<Value, Error> {
     let separators: Option<(String, String)> = match arguments.get::<Option<Value>>("separators")? {
         Some(pair) if !pair.is_none() => {

@@ -1,6 +1,7 @@
 //! The formats as their users, and their attackers, meet them.
 
 mod allocator;
+mod chat_template;
 mod gguf;
 mod gguf_builder;
 mod hugging_face;
