@@ -41,9 +41,20 @@ pub(super) fn check(tree: &Tree, problems: &mut Vec<Problem>) {
     let Some(workspace) = parse(tree, "Cargo.toml", problems) else { return };
     let shared_lints = table(&workspace, &["workspace", "lints"]);
     let members = tree.ending("/Cargo.toml").filter_map(|(path, _)| read(tree, path, problems)).collect::<Vec<_>>();
+    check_dependencies_are_explained(tree, &workspace, problems);
     for member in &members {
         check_edges(member, &members, problems);
         check_lints(member, &shared_lints, problems);
+    }
+}
+
+/// A dependency is a decision: ARCHITECTURE.md says what each is for.
+fn check_dependencies_are_explained(tree: &Tree, workspace: &Table, problems: &mut Vec<Problem>) {
+    let explained = tree.text("ARCHITECTURE.md").unwrap_or_default();
+    for name in table(workspace, &["workspace", "dependencies"]).keys().filter(|name| !name.starts_with("freehold-")) {
+        if !explained.contains(&format!("`{name}`")) {
+            problems.push(Problem::new("Cargo.toml", 1, format!("ARCHITECTURE.md does not say what `{name}` is for")));
+        }
     }
 }
 
@@ -163,7 +174,7 @@ fn table(from: &Table, keys: &[&str]) -> Table {
 mod tests {
     use super::*;
 
-    const ROOT: &str = "[workspace.lints.rust]\nunsafe_code = \"forbid\"\nmissing_docs = \"warn\"";
+    const ROOT: &str = "[workspace.dependencies]\nfreehold-base = 1\ntoml = 1\n[workspace.lints.rust]\nunsafe_code = \"forbid\"\nmissing_docs = \"warn\"";
 
     fn manifest(name: &str, rest: &str) -> String {
         format!("[package]\nname = \"{name}\"\n[lints]\nworkspace = true\n{rest}")
@@ -176,6 +187,7 @@ mod tests {
         let expect = |path: &str, text: &str, complaint: Option<&str>| {
             let files = [
                 ("Cargo.toml", ROOT),
+                ("ARCHITECTURE.md", "`toml`"),
                 ("crates/engine/Cargo.toml", engine.as_str()),
                 ("crates/model/Cargo.toml", &model),
                 (path, text),
@@ -217,6 +229,7 @@ mod tests {
                 "[package]\nname = \"freehold-kernels\"\n[lints.rust]\nmissing_docs = \"allow\"".to_owned(),
                 Some("rust.missing_docs"),
             ),
+            ("ARCHITECTURE.md", "toml".to_owned(), Some("does not say what `toml` is for")),
             (at_gateway, "[package".to_owned(), Some("no TOML")),
         ];
         for (path, text, complaint) in cases {
