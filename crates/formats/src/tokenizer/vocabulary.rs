@@ -9,9 +9,9 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
 /// The most tokens in a vocabulary. The largest published ones have about 260,000.
-pub(super) const TOKENS_MAX: usize = 1 << 21;
-/// The most merges: every token but the single bytes may come of a few.
-pub(super) const MERGES_MAX: usize = 1 << 23;
+pub(super) const TOKENS_MAX: usize = 1 << 20;
+/// The most merges. The largest published lists have about 520,000. Both limits bound the memory of the tables.
+const MERGES_MAX: usize = 1 << 20;
 
 /// Tokens that end an answer wherever they are added tokens, whatever the metadata name: chat models are often
 /// published with only the end-of-text token named, and end their turns with one of these.
