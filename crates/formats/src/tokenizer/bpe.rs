@@ -56,6 +56,7 @@ impl Merger {
     /// Merges `symbols`, fewer than 2^32 - 1, as far as they go and appends the result to `ids`; n log n in their number.
     pub(super) fn merge(&mut self, merges: &Merges, symbols: impl Iterator<Item = u32>, ids: &mut Vec<u32>) {
         self.symbols.clear();
+        self.symbols.reserve(symbols.size_hint().1.unwrap_or_default());
         self.symbols.extend(symbols.zip(0u32..).map(|(id, position)| Symbol {
             id,
             previous: position.wrapping_sub(1),

@@ -1,5 +1,6 @@
 //! The tokenizer within a GGUF file's metadata (`tokenizer.ggml.*`).
 
+use super::special::{ADDED_MAX, too_many};
 use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, Tokenizer, Vocabulary};
 use crate::error::{Error, Result, shown};
 use crate::gguf::Gguf;
@@ -69,16 +70,17 @@ impl Rules {
     fn named(pre: &str) -> Option<Self> {
         let rules = |pre_tokenizer| Self { pre_tokenizer, compose: false, ignore_merges: false, add_bos: false };
         Some(match pre {
-            "gpt-2" | "phi-2" | "gigachat" | "a.x-4.0" | "mellum" | "exaone4" | "mpt" | "olmo" | "jais" => {
-                rules(PreTokenizer::Gpt2)
-            }
+            "gpt-2" | "phi-2" | "gigachat" | "a.x-4.0" | "mellum" | "exaone4" | "mpt" | "olmo" | "jais"
+            | "trillion" | "granite-docling" => rules(PreTokenizer::Gpt2),
             "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" => {
                 Self { ignore_merges: true, add_bos: true, ..rules(PreTokenizer::Llama3) }
             }
-            "dbrx" | "smaug-bpe" => rules(PreTokenizer::Llama3),
+            "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe" => rules(PreTokenizer::Llama3),
             // The tokenizers of Qwen 1.5 to 3 compose; the others only share the cut.
             "qwen2" => Self { compose: true, ..rules(PreTokenizer::Qwen2) },
-            "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" => rules(PreTokenizer::Qwen2),
+            "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan" | "grok-2" => {
+                rules(PreTokenizer::Qwen2)
+            }
             "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
                 rules(PreTokenizer::SmolLm)
             }
@@ -108,6 +110,9 @@ fn added_tokens(metadata: &Metadata, tokens: &Strings) -> Result<Vec<AddedToken>
                 });
             }
         };
+        if added.len() == ADDED_MAX {
+            return Err(too_many());
+        }
         let text = text.to_owned();
         added.push(AddedToken { id, text, special, strip_left: false, strip_right: false, single_word: false });
     }

@@ -3,6 +3,7 @@
 //! The file describes a pipeline of steps. Those of byte-level BPE tokenizers are recognised as a whole; any other step
 //! is refused by name, because leaving one out would give other tokens without a word.
 
+use super::special::ADDED_MAX;
 use super::vocabulary::TOKENS_MAX;
 use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, Tokenizer, Vocabulary};
 use crate::error::{Error, Result, shown};
@@ -36,7 +37,7 @@ impl Tokenizer {
         }
         let file: File<'_> = parse("tokenizer.json", tokenizer)?;
         let model = read_model(file.model)?;
-        let (tokens, added) = all_tokens(model.vocab, file.added_tokens)?;
+        let (tokens, added) = all_tokens(model.vocab, file.added_tokens.0)?;
         let (pre_tokenizer, compose) = (read_pre_tokenizer(file.pre_tokenizer)?, read_normalizer(file.normalizer)?);
         let nothing = Map::new();
         let config = tokenizer_config.map_or(&nothing, Config::values);
@@ -82,9 +83,37 @@ struct File<'j> {
     #[serde(borrow)]
     post_processor: Option<&'j RawValue>,
     #[serde(default)]
-    added_tokens: Vec<AddedTokenEntry>,
+    added_tokens: AddedTokenList,
     #[serde(borrow)]
     model: &'j RawValue,
+}
+
+#[derive(Default)]
+struct AddedTokenList(Vec<AddedTokenEntry>);
+
+impl<'de> Deserialize<'de> for AddedTokenList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor;
+        impl<'de> Visitor<'de> for ListVisitor {
+            type Value = AddedTokenList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of added tokens")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<AddedTokenList, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = sequence.next_element()? {
+                    if entries.len() == ADDED_MAX {
+                        return Err(de::Error::custom(format_args!("more than {ADDED_MAX} added tokens")));
+                    }
+                    entries.push(entry);
+                }
+                Ok(AddedTokenList(entries))
+            }
+        }
+        deserializer.deserialize_seq(ListVisitor)
+    }
 }
 
 #[derive(Deserialize)]

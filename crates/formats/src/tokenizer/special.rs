@@ -5,6 +5,9 @@ use crate::error::{Error, Result, shown};
 /// The longest text of such a token, in bytes. Published ones have below 50; the limit bounds the time per position.
 const TEXT_BYTES_MAX: usize = 256;
 
+/// The most such tokens. The largest published vocabularies have about 7,000.
+pub(super) const ADDED_MAX: usize = 1 << 16;
+
 /// A token that is looked for in the text as it stands, and how (the fields of `added_tokens` in `tokenizer.json`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddedToken {
@@ -39,6 +42,9 @@ pub(super) struct Matcher {
 
 impl Matcher {
     pub(super) fn new(mut tokens: Vec<AddedToken>) -> Result<Self> {
+        if tokens.len() > ADDED_MAX {
+            return Err(too_many());
+        }
         tokens.retain(|token| !token.text.is_empty());
         let mut begins = vec![false; 256];
         for token in &tokens {
@@ -113,6 +119,15 @@ impl Matcher {
         }
         let is_word = |character: char| character.is_alphanumeric() || character == '_';
         !token.single_word || !(text[..start].ends_with(is_word) || text[end..].starts_with(is_word))
+    }
+}
+
+/// There are more than [`ADDED_MAX`] tokens.
+pub(super) fn too_many() -> Error {
+    Error::Tokenizer {
+        field: "added tokens".into(),
+        problem: format!("there are more than {ADDED_MAX}"),
+        remedy: super::REMEDY,
     }
 }
 

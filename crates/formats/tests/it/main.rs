@@ -7,3 +7,6 @@ mod gguf_builder;
 mod hugging_face;
 mod rope;
 mod safetensors;
+mod tokenizer_files;
+mod tokenizer_text;
+mod vocabulary;
