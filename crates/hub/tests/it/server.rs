@@ -1,0 +1,135 @@
+//! A scripted HTTP server on the loopback address.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// What a client asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) path: String,
+    /// First byte of the range asked for.
+    pub(crate) range: Option<usize>,
+}
+
+/// What it gets.
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<String>,
+    body: Vec<u8>,
+    cut: Option<usize>,
+    declares_length: bool,
+}
+
+impl Reply {
+    pub(crate) fn status(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, declares_length: true }
+    }
+
+    /// All of `bytes`, whatever range was asked for.
+    pub(crate) fn whole(bytes: &[u8]) -> Self {
+        Self { body: bytes.to_vec(), ..Self::status(200) }
+    }
+
+    /// The range asked for, as a well-behaved server gives it.
+    pub(crate) fn range(request: &Request, bytes: &[u8]) -> Self {
+        match request.range {
+            None => Self::whole(bytes),
+            Some(start) if start >= bytes.len() => {
+                Self::status(416).header(&format!("Content-Range: bytes */{}", bytes.len()))
+            }
+            Some(start) => Self { body: bytes[start..].to_vec(), ..Self::status(206) }.header(&format!(
+                "Content-Range: bytes {start}-{}/{}",
+                bytes.len() - 1,
+                bytes.len()
+            )),
+        }
+    }
+
+    pub(crate) fn header(mut self, line: &str) -> Self {
+        self.headers.push(line.to_owned());
+        self
+    }
+
+    /// Calls whatever it is a part.
+    pub(crate) fn called_partial(mut self) -> Self {
+        self.status = 206;
+        self
+    }
+
+    /// Breaks the connection after so many bytes of the body.
+    pub(crate) fn cut(mut self, bytes: usize) -> Self {
+        self.cut = Some(bytes);
+        self
+    }
+
+    /// Says nothing about the body's length.
+    pub(crate) fn without_length(mut self) -> Self {
+        self.declares_length = false;
+        self
+    }
+}
+
+type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// A server that lives until the test process ends.
+pub(crate) struct Server {
+    port: u16,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    pub(crate) fn new(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&requests);
+        let handler: Arc<Handler> = Arc::new(handler);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
+                thread::spawn(move || serve(stream, &log, &*handler));
+            }
+        });
+        Self { port, requests }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The requests so far, and forgets them.
+    pub(crate) fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.requests.lock().unwrap())
+    }
+}
+
+/// One request; a client that goes away is no error here.
+fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
+    let mut request = Request { path: String::new(), range: None };
+    for line in BufReader::new(&stream).lines() {
+        let Ok(line) = line else { return };
+        if line.is_empty() {
+            break;
+        }
+        if let Some(rest) = line.strip_prefix("GET ") {
+            request.path = rest.split(' ').next().unwrap().to_owned();
+        }
+        if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            request.range = range.trim_end_matches('-').parse().ok();
+        }
+    }
+    log.lock().unwrap().push(request.clone());
+    let reply = handler(&request);
+    let mut head = format!("HTTP/1.1 {} x\r\nConnection: close\r\n", reply.status);
+    if reply.declares_length {
+        head += &format!("Content-Length: {}\r\n", reply.body.len());
+    }
+    for header in &reply.headers {
+        head += &format!("{header}\r\n");
+    }
+    head += "\r\n";
+    let sent = &reply.body[..reply.cut.unwrap_or(reply.body.len()).min(reply.body.len())];
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).ok();
+}
