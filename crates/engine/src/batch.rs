@@ -6,6 +6,7 @@ use crate::stop::{Released, StopMatcher};
 use freehold_formats::{Decoder, Tokenizer};
 use freehold_kernels::{Compute, KV_BLOCK};
 use freehold_model::{Cache, Chunk, LogitRows, Model, Workspace};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Prompt tokens that one step takes up, over all requests: enough to fill the kernels, few enough that a long prompt
@@ -66,7 +67,7 @@ impl Batch {
     }
 
     /// Takes up a request that there is room for; its answer ends at `longest` tokens, the prompt's among them.
-    pub(crate) fn add(&mut self, request: GenerationRequest, sink: Sink, longest: usize) {
+    pub(crate) fn add(&mut self, request: GenerationRequest, sink: Sink, longest: usize, tokenizer: &Arc<Tokenizer>) {
         let rest = self.free_blocks.len() - longest.div_ceil(KV_BLOCK);
         self.sequences.push(Sequence {
             prompt_tokens: request.prompt.len(),
@@ -75,7 +76,7 @@ impl Batch {
             blocks: self.free_blocks.split_off(rest),
             logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling, &request.prompt),
-            decoder: Decoder::new(),
+            decoder: Decoder::new(Arc::clone(tokenizer), false),
             stop: StopMatcher::new(request.stop),
             sink,
             started: Instant::now(),
@@ -118,7 +119,11 @@ impl Batch {
                 sequence.next_token(row, tokenizer, compute)
             } else {
                 let event = Event::Prompt { done: sequence.cached, total: sequence.prompt_tokens };
-                if (sequence.sink)(event) == Flow::Cancel { Some((FinishReason::Cancelled, String::new())) } else { None }
+                if (sequence.sink)(event) == Flow::Cancel {
+                    Some((FinishReason::Cancelled, String::new()))
+                } else {
+                    None
+                }
             };
             if let Some((reason, text)) = outcome {
                 sequence.finish(reason, text);
@@ -142,7 +147,12 @@ impl Batch {
 
 impl Sequence {
     /// Chooses a token from its logits and tells the sink; `Some` when the answer has ended, with text still to be sent.
-    fn next_token(&mut self, logits: &[f32], tokenizer: &Tokenizer, compute: &Compute) -> Option<(FinishReason, String)> {
+    fn next_token(
+        &mut self,
+        logits: &[f32],
+        tokenizer: &Tokenizer,
+        compute: &Compute,
+    ) -> Option<(FinishReason, String)> {
         let id = self.sampler.choose(logits, self.tokens.len());
         self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(id);
@@ -150,7 +160,7 @@ impl Sequence {
             let text = self.decoder.finish();
             return Some((FinishReason::Stop, self.release_rest(&text)));
         }
-        let text = self.decoder.push(tokenizer, id, false);
+        let text = self.decoder.push(id);
         let released = self.stop.push(&text);
         let (text, stopped) = match released {
             Released::Text(text) => (text, false),

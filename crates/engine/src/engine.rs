@@ -67,8 +67,7 @@ impl Engine {
         options: EngineOptions,
     ) -> std::io::Result<Self> {
         let config = model.config().clone();
-        let context_length =
-            options.context_length.unwrap_or(DEFAULT_CONTEXT).clamp(1, config.context_length.max(1));
+        let context_length = options.context_length.unwrap_or(DEFAULT_CONTEXT).clamp(1, config.context_length.max(1));
         // Two full contexts: one long request does not keep all others waiting.
         let blocks = 2 * context_length.div_ceil(KV_BLOCK);
         let batch = Batch::new(model.new_cache(options.kv_type, blocks), blocks as u32);
@@ -148,7 +147,11 @@ impl Engine {
         ];
         for (name, number, range) in numbers {
             if !range.contains(&number) {
-                return invalid(format!("{name} is {number}: it must be between {} and {}", range.start(), range.end()));
+                return invalid(format!(
+                    "{name} is {number}: it must be between {} and {}",
+                    range.start(),
+                    range.end()
+                ));
             }
         }
         if sampling.logit_bias.iter().any(|(_, bias)| !bias.is_finite()) {
@@ -219,7 +222,7 @@ impl Worker {
                 return true;
             }
             let Submission { request, sink, longest } = submission;
-            self.batch.add(request, sink, longest);
+            self.batch.add(request, sink, longest, &self.tokenizer);
         }
     }
 }

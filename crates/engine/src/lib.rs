@@ -6,9 +6,11 @@ mod evaluate;
 mod request;
 mod sampler;
 mod stop;
+mod text;
 
 pub use engine::{Engine, EngineOptions, numerics_id};
 pub use evaluate::{evaluate, perplexity};
 pub use request::{
     Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, Sink, SubmitError, TokenEvent, TokenLogprobs,
 };
+pub use text::TextModel;

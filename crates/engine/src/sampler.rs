@@ -35,7 +35,8 @@ fn rank(a: &Candidate, b: &Candidate) -> Ordering {
 
 impl Sampler {
     pub(crate) fn new(settings: Sampling, prompt: &[u32]) -> Self {
-        let prompt = if settings.repetition_penalty == 1.0 { BTreeSet::new() } else { prompt.iter().copied().collect() };
+        let prompt =
+            if settings.repetition_penalty == 1.0 { BTreeSet::new() } else { prompt.iter().copied().collect() };
         Self { settings, prompt, answer: BTreeMap::new(), adjusted: Vec::new(), candidates: Vec::new() }
     }
 
@@ -96,7 +97,11 @@ impl Sampler {
         let largest = logits[best];
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate { id: id as u32, logit, weight: 0.0 }));
+        candidates.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate {
+            id: id as u32,
+            logit,
+            weight: 0.0,
+        }));
         if settings.top_k > 0 && settings.top_k < candidates.len() {
             candidates.select_nth_unstable_by(settings.top_k - 1, rank);
             candidates.truncate(settings.top_k);
@@ -220,7 +225,8 @@ mod tests {
 
     #[test]
     fn penalties_of_the_answer_add_up() {
-        let mut sampler = Sampler::new(Sampling { frequency_penalty: 0.6, presence_penalty: 0.1, ..Sampling::default() }, &[]);
+        let mut sampler =
+            Sampler::new(Sampling { frequency_penalty: 0.6, presence_penalty: 0.1, ..Sampling::default() }, &[]);
         let chosen: Vec<u32> = (0..5).map(|position| sampler.choose(&LOGITS, position)).collect();
         // 1 falls to 2.3, 3 to 2.3, 1 to 1.7, 3 to 1.7, then 2 leads.
         assert_eq!(chosen, [1, 3, 1, 3, 2]);

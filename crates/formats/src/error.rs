@@ -102,6 +102,10 @@ pub enum Error {
         message: String,
     },
 
+    /// The model has no chat template: it is no chat model.
+    #[error("the model has no chat template, so it cannot answer a conversation: give it a text to continue")]
+    NoTemplate,
+
     /// Messages, tools or extra arguments that no chat template may get.
     #[error("chat: {field}: {problem}. {remedy}")]
     ChatInput {

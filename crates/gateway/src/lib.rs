@@ -21,6 +21,7 @@
 
 mod backend;
 mod chat;
+mod engine_backend;
 mod error;
 mod guard;
 mod keys;
@@ -30,6 +31,7 @@ mod refusal;
 mod server;
 
 pub use backend::{Backend, Conversation, ModelInfo, PromptError};
+pub use engine_backend::EngineBackend;
 pub use error::GatewayError;
 pub use keys::AdminKey;
 pub use server::{Gateway, Limits, Options};

@@ -33,6 +33,7 @@ impl Answer {
         let mut logprobs = Vec::new();
         loop {
             match next(&mut events, &mut cut).await? {
+                Event::Prompt { .. } => {}
                 Event::Token(token) => {
                     text.push_str(&token.text);
                     logprobs.extend(self.logprob(&token));

@@ -104,8 +104,12 @@ fn submit(
     let (sender, receiver) = mpsc::channel(capacity);
     let sink = move |event| {
         let _under_way = &permit;
-        // It fails when the client has left.
-        if sender.try_send(event).is_ok() { Flow::Continue } else { Flow::Cancel }
+        // Neither goes on when the client has left.
+        let goes_on = match event {
+            Event::Prompt { .. } => !sender.is_closed(),
+            event => sender.try_send(event).is_ok(),
+        };
+        if goes_on { Flow::Continue } else { Flow::Cancel }
     };
     shared.backend.submit(generation, Box::new(sink))?;
     Ok(receiver)

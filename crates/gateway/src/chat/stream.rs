@@ -58,6 +58,7 @@ impl Chunks {
     /// Waits for the engine's next event and readies what it gives the client.
     async fn advance(&mut self) -> Result<(), Refusal> {
         match next(&mut self.events, &mut self.cut).await? {
+            Event::Prompt { .. } => {}
             Event::Token(token) => {
                 let logprob = self.answer.logprob(&token);
                 if !token.text.is_empty() || logprob.is_some() {

@@ -1,0 +1,76 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use freehold_kernels::{Compute, Isa, KvType};
+use std::path::PathBuf;
+
+use crate::commands;
+
+/// Open AI that you own outright: run, inspect and keep open-weight models on your own machines.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Where models, keys and settings are kept [default: $FREEHOLD_HOME, else the user's data directory].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Print one JSON document (or, for streams, one per line) instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Start the node: fetch the model if it is not there, and serve it over HTTP.
+    #[command(visible_alias = "serve")]
+    Up(commands::up::Options),
+    /// One answer, or a chat in the terminal.
+    Run(commands::run::Options),
+    /// Fetch a model into the store.
+    Pull(commands::pull::Options),
+    /// Take over models that Ollama or Hugging Face tools have on this machine.
+    Import(commands::import::Options),
+    /// The models in the store, and those that can be fetched by name.
+    List(commands::list::Options),
+    /// What a model is: architecture, tensors, tokenizer, template, licence, digests.
+    Show(commands::show::Options),
+    /// Remove a model from the store.
+    Rm(commands::rm::Options),
+    /// The key that the HTTP server asks for.
+    #[command(subcommand)]
+    Key(commands::key::Command),
+    /// The token ids of a text or a conversation.
+    Tokenize(commands::tokenize::Options),
+    /// The logits that a model gives for tokens.
+    Logits(commands::logits::Options),
+    /// How well a model predicts a text.
+    Perplexity(commands::perplexity::Options),
+    /// Print a completion script for a shell.
+    Completions(commands::completions::Options),
+}
+
+/// How to compute. None of it changes a bit of the result but `--kv`.
+#[derive(Args, Clone)]
+pub(crate) struct ComputeOptions {
+    /// Instruction set of the kernels: reference, avx2 [default: the fastest that this machine has].
+    #[arg(long)]
+    isa: Option<Isa>,
+    /// Threads of the kernels [default: one per core].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// How keys and values are cached: f16, f32. Part of the numerics id.
+    #[arg(long, default_value_t)]
+    pub(crate) kv: KvType,
+}
+
+impl ComputeOptions {
+    /// The kernels that were asked for.
+    pub(crate) fn start(&self) -> anyhow::Result<Compute> {
+        let isa = self.isa.unwrap_or_else(Isa::best);
+        anyhow::ensure!(isa.is_available(), "this machine has no {isa}: leave out --isa, or use --isa {}", Isa::best());
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = self.threads.map_or_else(cores, usize::from);
+        Compute::new(isa, threads).map_err(|error| anyhow::anyhow!("{threads} threads cannot be started: {error}"))
+    }
+}

@@ -1,0 +1,67 @@
+//! `freehold perplexity`.
+
+use crate::cli::ComputeOptions;
+use crate::home::Home;
+use crate::{models, output};
+use anyhow::{Context as _, Result};
+use freehold_engine::{numerics_id, perplexity};
+use freehold_formats::SpecialTokens;
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+#[command(after_help = "Example: freehold perplexity smollm2:135m --file book.txt --context 512\n\n\
+    Windows of --context tokens without overlap, the second half of each scored: llama.cpp's definition.")]
+pub(crate) struct Options {
+    /// A model of the store, or where to fetch it from.
+    model: String,
+    /// The text, UTF-8.
+    #[arg(long)]
+    file: PathBuf,
+    /// Tokens of a window.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    context: u32,
+    #[command(flatten)]
+    compute: ComputeOptions,
+}
+
+impl Options {
+    pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
+        let file = self.file.display();
+        let text =
+            std::fs::read_to_string(&self.file).with_context(|| format!("{file} cannot be read as UTF-8 text"))?;
+        let opened = models::open(home, Some(&self.model))?;
+        let text_model = opened.text()?;
+        let tokenizer = text_model.tokenizer();
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let mut tokens: Vec<u32> = bos.into_iter().collect();
+        tokens.extend(tokenizer.encode(&text, SpecialTokens::AsText)?);
+        let compute = self.compute.start()?;
+        let model = opened.weights(&compute)?;
+        let context = self.context as usize;
+        let bar = output::count_bar((tokens.len() / context) as u64, "Windows".to_owned());
+        let result = perplexity(&model, &compute, self.compute.kv, &tokens, bos, context, &mut |done, _| {
+            bar.set_position(done as u64);
+            true
+        });
+        bar.finish_and_clear();
+        let (perplexity, scored) = result.with_context(|| {
+            format!(
+                "{file} has {} tokens: give a text of at least {} or a smaller --context",
+                tokens.len(),
+                2 * context
+            )
+        })?;
+        if json {
+            return output::print_json(&json!({
+                "perplexity": perplexity,
+                "tokens": scored,
+                "context": context,
+                "model": opened.label(),
+                "numerics": numerics_id(self.compute.kv),
+            }));
+        }
+        println!("{perplexity:.4} over {scored} tokens");
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! `freehold run`.
+
+use crate::chat::{self, AnswerOptions};
+use crate::cli::ComputeOptions;
+use crate::home::Home;
+use crate::{models, output};
+use anyhow::{Context as _, Result};
+use freehold_engine::{Engine, EngineOptions, FinishReason, Sampling};
+use freehold_formats::SpecialTokens;
+use serde_json::json;
+use std::io::{IsTerminal as _, Read as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  freehold run smollm2:135m \"What is the capital of France?\"\n  \
+    freehold run smollm2:135m            (a chat)\n\n\
+    The same model, prompt, settings and seed give the same answer on every machine.")]
+pub(crate) struct Options {
+    /// A model of the store, or where to fetch it from.
+    model: String,
+    /// What to answer. Without it: standard input, or a chat where that is a terminal.
+    prompt: Option<String>,
+    /// What comes before the conversation as the system's message.
+    #[arg(long)]
+    system: Option<String>,
+    /// Give the prompt to the model as it is, without its chat template.
+    #[arg(long)]
+    raw: bool,
+    /// Most tokens of the answer [default: what the context holds].
+    #[arg(long)]
+    max_tokens: Option<usize>,
+    /// 0: always the most probable token; higher: more varied.
+    #[arg(long, default_value_t = 0.7)]
+    temperature: f32,
+    /// Choose among this many most probable tokens; 0: all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the fewest tokens whose probabilities reach this sum.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Drop tokens less probable than this share of the most probable one.
+    #[arg(long, default_value_t = 0.05)]
+    min_p: f32,
+    /// Make tokens seen before less likely; 1: off.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Subtracted from the logits of tokens in the answer.
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    presence_penalty: f32,
+    /// Subtracted likewise, times how often the answer holds the token.
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    frequency_penalty: f32,
+    /// Seed of the random numbers.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// A text that ends the answer. May be given several times.
+    #[arg(long)]
+    stop: Vec<String>,
+    /// Longest prompt and answer together, in tokens [default: what the model was made for, at most 32768].
+    #[arg(long)]
+    context: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeOptions,
+}
+
+impl Options {
+    pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
+        let is_chat = self.prompt.is_none() && std::io::stdin().is_terminal() && !json;
+        let question = match &self.prompt {
+            Some(prompt) => prompt.clone(),
+            None if is_chat => String::new(),
+            None => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("standard input cannot be read as UTF-8 text")?;
+                text
+            }
+        };
+        let opened = models::open(home, Some(&self.model))?;
+        let text = Arc::new(opened.text()?);
+        let compute = self.compute.start()?;
+        let model = opened.weights(&compute)?;
+        let engine_options =
+            EngineOptions { kv_type: self.compute.kv, context_length: self.context, ..EngineOptions::default() };
+        let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, engine_options)?;
+        let options = AnswerOptions {
+            sampling: Sampling {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+                presence_penalty: self.presence_penalty,
+                frequency_penalty: self.frequency_penalty,
+                logit_bias: Vec::new(),
+                seed: self.seed,
+            },
+            max_tokens: self.max_tokens,
+            stop: self.stop,
+        };
+        chat::catch_interrupts()?;
+        if is_chat {
+            return chat::converse(&engine, &text, self.system.as_deref(), &options);
+        }
+        let prompt = if self.raw {
+            text.tokenizer().encode_prompt(&question, SpecialTokens::Parse)?
+        } else {
+            let system = self.system.map(|system| json!({ "role": "system", "content": system }));
+            let user = json!({ "role": "user", "content": question });
+            chat::prompt(&text, &system.into_iter().chain([user]).collect::<Vec<_>>())?
+        };
+        let mut show = |text: &str| if json { Ok(()) } else { chat::print(text) };
+        let answer = chat::answer(&engine, prompt, &options, &mut show)?;
+        let finished = &answer.finished;
+        if json {
+            return output::print_json(&json!({
+                "text": answer.text,
+                "token_ids": answer.token_ids,
+                "prompt_tokens": finished.prompt_tokens,
+                "completion_tokens": finished.completion_tokens,
+                "finish_reason": match finished.reason {
+                    FinishReason::Stop => "stop",
+                    FinishReason::Length => "length",
+                    FinishReason::Cancelled => "cancelled",
+                },
+                "prefill_tokens_per_second": rate(finished.prompt_tokens, finished.prefill_time),
+                "decode_tokens_per_second": rate(finished.completion_tokens.saturating_sub(1), finished.decode_time),
+                "model": opened.label(),
+                "numerics": engine.numerics(),
+            }));
+        }
+        println!();
+        Ok(())
+    }
+}
+
+/// Tokens a second; `None` where nothing was measured.
+fn rate(tokens: usize, time: Duration) -> Option<f64> {
+    (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
+}

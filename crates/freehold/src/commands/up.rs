@@ -1,0 +1,117 @@
+//! `freehold up`.
+
+use crate::cli::ComputeOptions;
+use crate::home::Home;
+use crate::{models, output};
+use anyhow::{Context as _, Result};
+use freehold_engine::{Engine, EngineOptions};
+use freehold_gateway::{AdminKey, EngineBackend, Gateway, ModelInfo};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+#[derive(clap::Args)]
+#[command(after_help = "Example: freehold up qwen2.5-coder:0.5b --address 127.0.0.1:8080")]
+pub(crate) struct Options {
+    /// A model of the store, or where to fetch it from [default: the catalogue's, smollm2:135m].
+    model: Option<String>,
+    /// Where to listen. Other machines reach it only where this is an address of theirs to reach.
+    #[arg(long, default_value = "127.0.0.1:4114")]
+    address: SocketAddr,
+    /// A further name under which clients may call this server. May be given several times.
+    #[arg(long = "allow-host", value_name = "HOST")]
+    allowed_hosts: Vec<String>,
+    /// A web page's origin that may call it from a browser. May be given several times.
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    allowed_origins: Vec<String>,
+    /// Longest prompt and answer together, in tokens [default: what the model was made for, at most 32768].
+    #[arg(long)]
+    context: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeOptions,
+}
+
+impl Options {
+    pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        // First of all, so that a busy port is known before a model is fetched and loaded.
+        let listener = runtime.block_on(self.listen())?;
+        let address = listener.local_addr()?;
+        let key = AdminKey::load_or_create(&home.key_file())?;
+        let secret = key.reveal().to_owned();
+
+        let opened = models::open(home, self.model.as_deref())?;
+        let text = Arc::new(opened.text()?);
+        let compute = self.compute.start()?;
+        let model = opened.weights(&compute)?;
+        let engine_options =
+            EngineOptions { kv_type: self.compute.kv, context_length: self.context, ..EngineOptions::default() };
+        let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, engine_options)?;
+        let info = ModelInfo {
+            id: opened.label(),
+            digest: opened.entry.digest.to_string(),
+            numerics: engine.numerics().to_owned(),
+            context_length: engine.context_length(),
+            vocabulary_size: engine.config().vocabulary,
+            created: 0,
+            owned_by: "freehold".to_owned(),
+            licence: (!opened.entry.facts.licenses.is_empty()).then(|| opened.entry.facts.licenses.join(", ")),
+            sampling: ModelInfo::DEFAULT_SAMPLING,
+        };
+        let options = freehold_gateway::Options {
+            allowed_hosts: self.allowed_hosts,
+            allowed_origins: self.allowed_origins,
+            ..freehold_gateway::Options::default()
+        };
+        let backend = Arc::new(EngineBackend::new(engine, text, info));
+        let gateway = Gateway::new(backend, key, options)?;
+        let url = format!("http://{address}");
+        if json {
+            output::print_json(&json!({ "url": url, "key": secret }))?;
+        } else {
+            print_ready(&url, &opened.label());
+        }
+        runtime.block_on(gateway.serve(listener, stop_signal()));
+        Ok(())
+    }
+
+    async fn listen(&self) -> Result<TcpListener> {
+        let address = self.address;
+        TcpListener::bind(address).await.with_context(|| {
+            format!("{address} cannot be listened on: stop what uses it, or choose another with --address")
+        })
+    }
+}
+
+fn print_ready(url: &str, model: &str) {
+    println!(
+        "{model} is served at {url}
+
+Try it:
+  curl {url}/v1/chat/completions \\
+    -H \"Authorization: Bearer $(freehold key show)\" -H 'Content-Type: application/json' \\
+    -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'
+
+Any OpenAI client: base URL {url}/v1, the key from `freehold key show`. Ctrl-C stops."
+    );
+}
+
+/// Ctrl-C, or the signal by which service managers stop a service.
+async fn stop_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler the server runs until it is ended by force.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
