@@ -7,6 +7,7 @@ mod gguf_builder;
 mod hugging_face;
 mod rope;
 mod safetensors;
+mod tokenizer;
 mod tokenizer_files;
 mod tokenizer_text;
 mod vocabulary;
