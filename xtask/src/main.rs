@@ -1,5 +1,6 @@
 //! Developers' tasks: `cargo xtask <task>`.
 
+mod bench;
 mod conformance;
 mod tidy;
 
@@ -12,11 +13,21 @@ enum Task {
     Tidy,
     /// The main job on a real model, end to end: fetches it, answers, serves, and compares bits.
     Conformance(conformance::Options),
+    /// Speed, against peers in the same run.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(clap::Subcommand)]
+enum Bench {
+    /// Prefill and decode against llama.cpp. Build with `--release`: `cargo run --release -p xtask -- bench engine …`.
+    Engine(bench::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Tidy => tidy::run(),
         Task::Conformance(options) => options.run(),
+        Task::Bench(Bench::Engine(options)) => options.run(),
     }
 }

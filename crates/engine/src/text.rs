@@ -22,8 +22,9 @@ impl TextModel {
             let special = SpecialTexts {
                 bos: text_of(tokenizer.bos()),
                 eos: text_of(tokenizer.eos()),
+                pad: text_of(tokenizer.padding()),
+                unk: text_of(tokenizer.unknown()),
                 all: tokenizer.special_texts().map(str::to_owned).collect(),
-                ..SpecialTexts::default()
             };
             ChatTemplate::new(source, special)
         });

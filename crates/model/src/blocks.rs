@@ -193,9 +193,9 @@ impl<'a> Step<'a> {
             .collect();
         // Activations are brought once into each form that some of the matrices take.
         products.sort_by_key(|product| ActivationKind::of(product.matrix.dtype()) as u8);
-        for products in products.chunk_by_mut(|a, b| {
-            ActivationKind::of(a.matrix.dtype()) == ActivationKind::of(b.matrix.dtype())
-        }) {
+        for products in
+            products.chunk_by_mut(|a, b| ActivationKind::of(a.matrix.dtype()) == ActivationKind::of(b.matrix.dtype()))
+        {
             self.multiply(x, products);
         }
         outs
@@ -238,7 +238,12 @@ impl<'a> Step<'a> {
                 let slot = position % KV_BLOCK;
                 let count = (KV_BLOCK - slot).min(end - row);
                 let block = chunk.blocks[position / KV_BLOCK];
-                cache.write(block, slot, &k[row * k_width..][..count * k_width], &v[row * v_width..][..count * v_width]);
+                cache.write(
+                    block,
+                    slot,
+                    &k[row * k_width..][..count * k_width],
+                    &v[row * v_width..][..count * v_width],
+                );
                 row += count;
                 position += count;
             }

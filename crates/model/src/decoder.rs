@@ -54,7 +54,10 @@ impl Decoder {
             embedding: Linear::load(source, Place::Model, "token_embd", config.vocabulary, width)?,
             layers: windows.into_iter().enumerate().map(layer).collect::<Result<_, Error>>()?,
             norm: Norm::load(source, Place::Model, "output_norm", width)?,
-            head: config.has_head.then(|| Linear::load(source, Place::Model, "output", config.vocabulary, width)).transpose()?,
+            head: config
+                .has_head
+                .then(|| Linear::load(source, Place::Model, "output", config.vocabulary, width))
+                .transpose()?,
         })
     }
 

@@ -113,9 +113,10 @@ impl<'a> Source<'a> {
     pub(crate) fn require_text(&self, hf: &str, expected: &str) -> Result<(), Error> {
         let Checkpoint::HuggingFace(folder) = self.checkpoint else { return Ok(()) };
         match folder.config().optional_str(hf)? {
-            Some(found) if found != expected => {
-                Err(Error::Parameter { key: hf.to_owned(), problem: format!("is `{found}`; only `{expected}` is supported") })
-            }
+            Some(found) if found != expected => Err(Error::Parameter {
+                key: hf.to_owned(),
+                problem: format!("is `{found}`; only `{expected}` is supported"),
+            }),
             _ => Ok(()),
         }
     }
@@ -239,8 +240,11 @@ impl<'a> Source<'a> {
         if tensor.shape != [rows as u64, cols as u64] {
             return Err(wrong_shape(&tensor, &[rows as u64, cols as u64]));
         }
-        Matrix::pack(tensor.dtype, rows, cols, tensor.bytes, self.compute.pool())
-            .map_err(|source| Error::Tensor { name: tensor.name.to_owned(), dtype: tensor.dtype, source })
+        Matrix::pack(tensor.dtype, rows, cols, tensor.bytes, self.compute.pool()).map_err(|source| Error::Tensor {
+            name: tensor.name.to_owned(),
+            dtype: tensor.dtype,
+            source,
+        })
     }
 
     /// A vector of `length` numbers as f32.
@@ -269,7 +273,9 @@ impl<'a> Source<'a> {
     pub(crate) fn is_tied(&self) -> Result<bool, Error> {
         match self.checkpoint {
             Checkpoint::Gguf(_) => Ok(false),
-            Checkpoint::HuggingFace(folder) => Ok(folder.config().optional_bool("tie_word_embeddings")?.unwrap_or(false)),
+            Checkpoint::HuggingFace(folder) => {
+                Ok(folder.config().optional_bool("tie_word_embeddings")?.unwrap_or(false))
+            }
         }
     }
 

@@ -21,7 +21,8 @@ static ARCHITECTURES: [&Architecture; 3] = [&llama::LLAMA, &qwen2::QWEN2, &qwen3
 /// Loads whatever architecture the checkpoint names.
 pub(crate) fn load(source: &Source<'_>) -> Result<(Config, Decoder), Error> {
     let name = source.architecture()?;
-    let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.names.contains(&name.as_str())) else {
+    let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.names.contains(&name.as_str()))
+    else {
         let supported: Vec<&str> = ARCHITECTURES.iter().flat_map(|architecture| architecture.names).copied().collect();
         return Err(Error::UnsupportedArchitecture { name, supported: supported.join(", ") });
     };

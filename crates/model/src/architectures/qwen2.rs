@@ -4,7 +4,5 @@ use super::Architecture;
 use crate::decoder::Variant;
 use freehold_kernels::RopeStyle;
 
-pub(super) static QWEN2: Architecture = Architecture {
-    names: &["qwen2"],
-    variant: |_| Ok(Variant { rope_style: RopeStyle::Halves, head_norms: false }),
-};
+pub(super) static QWEN2: Architecture =
+    Architecture { names: &["qwen2"], variant: |_| Ok(Variant { rope_style: RopeStyle::Halves, head_norms: false }) };

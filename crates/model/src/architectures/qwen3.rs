@@ -4,7 +4,5 @@ use super::Architecture;
 use crate::decoder::Variant;
 use freehold_kernels::RopeStyle;
 
-pub(super) static QWEN3: Architecture = Architecture {
-    names: &["qwen3"],
-    variant: |_| Ok(Variant { rope_style: RopeStyle::Halves, head_norms: true }),
-};
+pub(super) static QWEN3: Architecture =
+    Architecture { names: &["qwen3"], variant: |_| Ok(Variant { rope_style: RopeStyle::Halves, head_norms: true }) };

@@ -7,7 +7,15 @@ use freehold_model::{Chunk, LogitRows, Model, Workspace};
 use std::path::PathBuf;
 
 const GOLDENS: [&str; 10] = [
-    "llama", "llama_hd", "llama_linear", "llama_rope3", "llama_tied", "mistral", "mistral_swa", "qwen2", "qwen2_yarn",
+    "llama",
+    "llama_hd",
+    "llama_linear",
+    "llama_rope3",
+    "llama_tied",
+    "mistral",
+    "mistral_swa",
+    "qwen2",
+    "qwen2_yarn",
     "qwen3",
 ];
 
@@ -57,7 +65,10 @@ fn logits_are_those_of_transformers() {
         let largest = golden.logits.iter().flatten().fold(0.0f32, |largest, logit| largest.max(logit.abs()));
         for (position, (found, expected)) in found.chunks(model.config().vocabulary).zip(&golden.logits).enumerate() {
             for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() <= 1e-4 * largest, "{name}, position {position}: {found} for {expected}");
+                assert!(
+                    (found - expected).abs() <= 1e-4 * largest,
+                    "{name}, position {position}: {found} for {expected}"
+                );
             }
         }
         assert_eq!(found.len(), golden.logits.len() * model.config().vocabulary);
@@ -67,7 +78,8 @@ fn logits_are_those_of_transformers() {
 /// Golden checkpoints and a GGUF whose layers use every quantised type, over sequences of more than one block.
 fn models() -> Vec<(&'static str, Checkpoint)> {
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny/tiny-llama.gguf");
-    let mut models: Vec<_> = ["llama_hd", "mistral_swa", "qwen2_yarn", "qwen3"].map(|name| (name, golden(name).checkpoint)).into();
+    let mut models: Vec<_> =
+        ["llama_hd", "mistral_swa", "qwen2_yarn", "qwen3"].map(|name| (name, golden(name).checkpoint)).into();
     models.push(("tiny", Checkpoint::open(tiny.as_ref()).unwrap()));
     models
 }
@@ -87,7 +99,10 @@ fn one_digest_over_instruction_sets_threads_and_chunks() {
                     for chunk in [1, 7, 64, 512] {
                         let found = digest(&logits(&model, &compute, kv_type, &tokens, chunk));
                         let expected = *expected.get_or_insert(found);
-                        assert_eq!(found, expected, "{name}, kv {kv_type}, {isa}, {threads} threads, chunks of {chunk}");
+                        assert_eq!(
+                            found, expected,
+                            "{name}, kv {kv_type}, {isa}, {threads} threads, chunks of {chunk}"
+                        );
                     }
                 }
             }
