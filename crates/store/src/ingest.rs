@@ -311,7 +311,7 @@ impl BlobWriter<'_> {
         let needed = size_bytes.saturating_sub(self.length);
         match disk::free_bytes(&self.part) {
             Some(free) if free < needed.saturating_add(SPARE_BYTES) && needed > 0 => Err(StoreError::DiskFull {
-                path: self.part.clone(),
+                path: self.store.root().to_owned(),
                 needed_bytes: Some(needed),
                 free_bytes: Some(free),
             }),
@@ -336,8 +336,8 @@ impl BlobWriter<'_> {
             self.file.set_len(self.length).ok();
             self.file.seek(SeekFrom::Start(self.length)).ok();
             return Err(match io_error("write", &self.part)(error) {
-                StoreError::DiskFull { path, free_bytes, .. } => StoreError::DiskFull {
-                    path,
+                StoreError::DiskFull { free_bytes, .. } => StoreError::DiskFull {
+                    path: self.store.root().to_owned(),
                     needed_bytes: self.size_bytes.map(|size| size - self.length),
                     free_bytes,
                 },
