@@ -7,7 +7,7 @@ use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, Isa, KV_BLOCK, KvType};
 use freehold_model::{Cache, Chunk, LogitRows, Model, Workspace};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
@@ -100,7 +100,7 @@ struct Ours {
 }
 
 impl Ours {
-    fn load(path: &PathBuf, isa: Isa, threads: usize) -> Result<Self> {
+    fn load(path: &Path, isa: Isa, threads: usize) -> Result<Self> {
         ensure!(isa.is_available(), "this machine has no {isa}");
         let compute = Compute::new(isa, threads)?;
         let checkpoint = Checkpoint::open(path)?;
@@ -141,7 +141,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(python: &PathBuf, model: &PathBuf, threads: usize) -> Result<Self> {
+    fn start(python: &Path, model: &Path, threads: usize) -> Result<Self> {
         let mut process = Command::new(python)
             .args(["-c", PEER_SCRIPT])
             .arg(model)

@@ -21,15 +21,15 @@ pub(crate) struct Options {
     model: String,
     /// What to answer. Without it: standard input, or a chat where that is a terminal.
     prompt: Option<String>,
-    /// What comes before the conversation as the system's message.
-    #[arg(long)]
-    system: Option<String>,
+    /// The system's message, before the conversation. Empty: the one that the model's template has, if any.
+    #[arg(long, default_value = "You are a helpful AI assistant.")]
+    system: String,
     /// Give the prompt to the model as it is, without its chat template.
     #[arg(long)]
     raw: bool,
-    /// Most tokens of the answer [default: what the context holds].
-    #[arg(long)]
-    max_tokens: Option<usize>,
+    /// Most tokens of the answer.
+    #[arg(long, default_value_t = 2048)]
+    max_tokens: usize,
     /// 0: always the most probable token; higher: more varied.
     #[arg(long, default_value_t = 0.7)]
     temperature: f32,
@@ -95,17 +95,19 @@ impl Options {
                 logit_bias: Vec::new(),
                 seed: self.seed,
             },
-            max_tokens: self.max_tokens,
+            max_tokens: Some(self.max_tokens),
             stop: self.stop,
         };
+        // Small models answer better to a plain system message than to the one that some templates bring.
+        let system = (!self.system.is_empty()).then_some(self.system.as_str());
         chat::catch_interrupts()?;
         if is_chat {
-            return chat::converse(&engine, &text, self.system.as_deref(), &options);
+            return chat::converse(&engine, &text, system, &options);
         }
         let prompt = if self.raw {
             text.tokenizer().encode_prompt(&question, SpecialTokens::Parse)?
         } else {
-            let system = self.system.map(|system| json!({ "role": "system", "content": system }));
+            let system = system.map(|system| json!({ "role": "system", "content": system }));
             let user = json!({ "role": "user", "content": question });
             chat::prompt(&text, &system.into_iter().chain([user]).collect::<Vec<_>>())?
         };

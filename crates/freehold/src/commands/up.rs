@@ -91,7 +91,9 @@ fn print_ready(url: &str, model: &str) {
 Try it:
   curl {url}/v1/chat/completions \\
     -H \"Authorization: Bearer $(freehold key show)\" -H 'Content-Type: application/json' \\
-    -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'
+    -d '{{\"model\": \"{model}\", \"temperature\": 0, \"messages\": [
+      {{\"role\": \"system\", \"content\": \"You are a helpful AI assistant.\"}},
+      {{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'
 
 Any OpenAI client: base URL {url}/v1, the key from `freehold key show`. Ctrl-C stops."
     );

@@ -323,7 +323,7 @@ unsafe fn q6_k<const C: usize>(tile: &Tile<'_>, row: usize) {
                 std::array::from_fn(|c| activations.quants.as_ptr().add((row + c) * k + block * 256));
             let sums16: [*const i16; C] =
                 std::array::from_fn(|c| activations.sums16.as_ptr().add(((row + c) * blocks + block) * 16));
-            for half in 0..2 {
+            for (half, acc) in acc.iter_mut().enumerate() {
                 // Σ scale · (Σ quant · x − 32 · Σ x), the second term of two sub-blocks at a time.
                 let mut scaled = [_mm256_setzero_si256(); C];
                 let mut offsets = [_mm256_setzero_si256(); C];
@@ -377,7 +377,7 @@ unsafe fn q6_k<const C: usize>(tile: &Tile<'_>, row: usize) {
                 for c in 0..C {
                     let sums = _mm256_sub_epi32(scaled[c], _mm256_slli_epi32::<5>(offsets[c]));
                     let dx = _mm256_set1_ps(*activations.scales.as_ptr().add((row + c) * blocks + block));
-                    acc[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(dw, dx), _mm256_cvtepi32_ps(sums), acc[half][c]);
+                    acc[c] = _mm256_fmadd_ps(_mm256_mul_ps(dw, dx), _mm256_cvtepi32_ps(sums), acc[c]);
                 }
             }
             packed = packed.add(3360);
