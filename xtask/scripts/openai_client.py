@@ -10,8 +10,12 @@ client = openai.OpenAI(base_url=os.environ["FREEHOLD_URL"] + "/v1", api_key=os.e
 model = client.models.list().data[0].id
 request = {
     "model": model,
-    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "messages": [
+        {"role": "system", "content": "You are a helpful AI assistant."},
+        {"role": "user", "content": "What is the capital of France?"},
+    ],
     "temperature": 0,
+    "max_tokens": 64,
 }
 
 whole = client.chat.completions.create(**request)

@@ -141,7 +141,7 @@ impl Freehold {
 fn check_answer(freehold: &Freehold) -> Result<()> {
     let answer = freehold.json(&["run", MODEL, "--temperature", "0", QUESTION])?;
     let text = answer["text"].as_str().context("`run` printed no text")?;
-    println!("  {text}\n  numerics {}", answer["numerics"]);
+    println!("  {}\n  numerics {}", text.chars().take(400).collect::<String>(), answer["numerics"]);
     ensure!(text.contains("Paris"), "the answer does not name Paris");
     let ids = answer["token_ids"].as_array().context("`run` printed no token_ids")?;
     let again = freehold.json(&["run", MODEL, "--temperature", "0", QUESTION, "--threads", "1"])?;

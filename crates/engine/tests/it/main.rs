@@ -1,0 +1,152 @@
+//! The engine on a tiny model: answers alone and in company, ends, refusals, cancellation.
+
+use freehold_engine::{
+    Engine, EngineOptions, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError, TextModel,
+};
+use freehold_formats::{Checkpoint, SpecialTokens};
+use freehold_kernels::{Compute, Isa, KvType};
+use freehold_model::Model;
+use std::sync::{Arc, mpsc};
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny/tiny-llama.gguf");
+
+struct Served {
+    engine: Engine,
+    text: TextModel,
+}
+
+fn serve(threads: usize, options: EngineOptions) -> Served {
+    let checkpoint = Checkpoint::open(TINY.as_ref()).unwrap();
+    let compute = Compute::new(Isa::best(), threads).unwrap();
+    let model = Model::load(&checkpoint, &compute, &mut |_| {}).unwrap();
+    let text = TextModel::open(&checkpoint).unwrap();
+    let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, options).unwrap();
+    Served { engine, text }
+}
+
+fn request(served: &Served, text: &str, max_tokens: usize, sampling: Sampling) -> GenerationRequest {
+    let prompt = served.text.tokenizer().encode(text, SpecialTokens::Parse).unwrap();
+    GenerationRequest { prompt, max_tokens: Some(max_tokens), sampling, stop: Vec::new(), logprobs: None }
+}
+
+struct Answer {
+    ids: Vec<u32>,
+    text: String,
+    finished: Finished,
+}
+
+/// Submits, and gives what waits for the answer.
+fn submit(served: &Served, request: GenerationRequest) -> impl FnOnce() -> Answer {
+    let (sender, receiver) = mpsc::channel();
+    let sink = move |event| if sender.send(event).is_ok() { Flow::Continue } else { Flow::Cancel };
+    served.engine.submit(request, Box::new(sink)).unwrap();
+    move || {
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        for event in receiver {
+            match event {
+                Event::Prompt { done, total } => assert!(done < total),
+                Event::Token(token) => {
+                    ids.push(token.id);
+                    text += &token.text;
+                }
+                Event::Finished(finished) => {
+                    text += &finished.text;
+                    return Answer { ids, text, finished };
+                }
+            }
+        }
+        panic!("the engine dropped the request");
+    }
+}
+
+fn prompts() -> Vec<String> {
+    (0..12).map(|i| format!("{} the {i} of it", "once upon a time ".repeat(i * i % 23))).collect()
+}
+
+fn sampling(seed: u64) -> Sampling {
+    Sampling { temperature: 1.0, seed, repetition_penalty: 1.1, ..Sampling::default() }
+}
+
+#[test]
+fn an_answer_is_the_same_alone_and_in_company() {
+    for kv_type in [KvType::F16, KvType::F32] {
+        let alone = serve(1, EngineOptions { kv_type, batch: 1, ..EngineOptions::default() });
+        let expected: Vec<Vec<u32>> = prompts()
+            .iter()
+            .zip(0..)
+            .map(|(prompt, seed)| submit(&alone, request(&alone, prompt, 30, sampling(seed)))().ids)
+            .collect();
+        for batch in [3, 16] {
+            let together = serve(3, EngineOptions { kv_type, batch, ..EngineOptions::default() });
+            let waiting: Vec<_> = prompts()
+                .iter()
+                .zip(0..)
+                .map(|(prompt, seed)| submit(&together, request(&together, prompt, 30, sampling(seed))))
+                .collect();
+            for (wait, expected) in waiting.into_iter().zip(&expected) {
+                assert_eq!(&wait().ids, expected, "batch of {batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_end_where_they_should() {
+    let served = serve(2, EngineOptions { context_length: Some(100), ..EngineOptions::default() });
+    let whole = submit(&served, request(&served, "once upon", 20, Sampling::default()))();
+    assert_eq!((whole.finished.reason, whole.finished.completion_tokens), (FinishReason::Length, 20));
+    assert_eq!(whole.finished.prompt_tokens, request(&served, "once upon", 1, Sampling::default()).prompt.len());
+
+    let stop = whole.text.chars().skip(5).take(3).collect::<String>();
+    let mut stopped = request(&served, "once upon", 20, Sampling::default());
+    stopped.stop = vec![stop.clone()];
+    let stopped = submit(&served, stopped)();
+    assert_eq!(stopped.finished.reason, FinishReason::Stop);
+    assert_eq!(stopped.text, whole.text[..whole.text.find(&stop).unwrap()]);
+
+    let mut full = request(&served, "once upon", 1, Sampling::default());
+    full.max_tokens = None;
+    let full = submit(&served, full)();
+    assert!(full.finished.prompt_tokens + full.finished.completion_tokens <= 100);
+
+    let end = served.text.tokenizer().end_of_generation()[0];
+    let forced = Sampling { logit_bias: vec![(end, 1e9)], ..Sampling::default() };
+    let ended = submit(&served, request(&served, "once upon", 20, forced))();
+    assert_eq!((ended.finished.reason, ended.ids.len(), ended.finished.completion_tokens), (FinishReason::Stop, 0, 1));
+}
+
+#[test]
+fn a_receiver_that_leaves_frees_its_place() {
+    let served = serve(1, EngineOptions { batch: 1, context_length: Some(400), ..EngineOptions::default() });
+    for _ in 0..20 {
+        // Dropping what waits closes the channel; the next event cancels the request.
+        drop(submit(&served, request(&served, "once upon a time", 300, Sampling::default())));
+    }
+    let answer = submit(&served, request(&served, "once", 5, Sampling::default()))();
+    assert_eq!(answer.finished.completion_tokens, 5);
+}
+
+#[test]
+fn requests_that_cannot_be_answered_are_refused() {
+    let served = serve(1, EngineOptions { context_length: Some(64), ..EngineOptions::default() });
+    let refuse = |change: &dyn Fn(&mut GenerationRequest)| {
+        let mut request = request(&served, "once upon", 5, Sampling::default());
+        change(&mut request);
+        served.engine.submit(request, Box::new(|_| Flow::Continue)).unwrap_err()
+    };
+    let context = SubmitError::ContextLengthExceeded { prompt_tokens: 64, context_length: 64 };
+    assert_eq!(refuse(&|request| request.prompt = vec![1; 64]), context);
+    let cases: [(&dyn Fn(&mut GenerationRequest), &str); 7] = [
+        (&|request| request.prompt.clear(), "prompt is empty"),
+        (&|request| request.prompt[0] = u32::MAX, "not in the vocabulary"),
+        (&|request| request.max_tokens = Some(0), "max_tokens"),
+        (&|request| request.sampling.temperature = -1.0, "temperature"),
+        (&|request| request.sampling.temperature = f32::NAN, "temperature"),
+        (&|request| request.sampling.top_p = 1.5, "top_p"),
+        (&|request| request.sampling.logit_bias = vec![(0, f32::INFINITY)], "logit bias"),
+    ];
+    for (change, expected) in cases {
+        let error = refuse(change).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
