@@ -21,7 +21,7 @@ pub enum HubError {
         reason: String,
     },
     /// Neither the store nor the catalogue has the name.
-    #[error("no model is called `{name}`{}; `freehold list --catalogue` shows what can be pulled", suggestion(.similar))]
+    #[error("no model is called `{name}`{}; `freehold list` shows what can be pulled", suggestion(.similar))]
     Unknown {
         /// The name.
         name: String,

@@ -84,18 +84,29 @@ impl Options {
     }
 }
 
+/// What to type for this program: its name where a shell finds it, else its path.
+fn program() -> String {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&paths).any(|directory| directory.join("freehold").is_file());
+    match std::env::current_exe() {
+        Ok(path) if !installed => path.display().to_string(),
+        _ => "freehold".to_owned(),
+    }
+}
+
 fn print_ready(url: &str, model: &str) {
+    let program = program();
     println!(
         "{model} is served at {url}
 
 Try it:
   curl {url}/v1/chat/completions \\
-    -H \"Authorization: Bearer $(freehold key show)\" -H 'Content-Type: application/json' \\
+    -H \"Authorization: Bearer $({program} key show)\" -H 'Content-Type: application/json' \\
     -d '{{\"model\": \"{model}\", \"temperature\": 0, \"messages\": [
       {{\"role\": \"system\", \"content\": \"You are a helpful AI assistant.\"}},
       {{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'
 
-Any OpenAI client: base URL {url}/v1, the key from `freehold key show`. Ctrl-C stops."
+Any OpenAI client: base URL {url}/v1, the key from `{program} key show`. Ctrl-C stops."
     );
 }
 
