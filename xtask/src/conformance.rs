@@ -74,7 +74,7 @@ impl Options {
             let paths = THREADS.iter().flat_map(|&threads| CHUNKS.map(|chunk| LogitsPath { isa, threads, chunk }));
             if isa == Isa::Reference {
                 // Takes seconds for what the others do at once, so all its paths run on fewer tokens, and one on all.
-                all.push(LogitsPath { isa, threads: 2, chunk: 64 });
+                all.push(LogitsPath { isa, threads: 2, chunk: 512 });
                 of_first.extend(paths);
             } else {
                 all.extend(paths);
