@@ -73,13 +73,12 @@ impl Options {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let paths = THREADS.iter().flat_map(|&threads| CHUNKS.map(|chunk| LogitsPath { isa, threads, chunk }));
             if isa == Isa::Reference {
-                // Takes seconds for what the others do at once, so all its paths run on fewer tokens, and one on all.
+                // Takes seconds for what the others do at once: on all tokens, one of its paths.
                 all.push(LogitsPath { isa, threads: 2, chunk: 512 });
-                of_first.extend(paths);
             } else {
-                all.extend(paths);
-                of_first.push(LogitsPath { isa, threads: 2, chunk: 64 });
+                all.extend(paths.clone());
             }
+            of_first.extend(paths);
         }
         compare(freehold, &ids, &all)?;
         compare(freehold, &ids[..short], &of_first)
