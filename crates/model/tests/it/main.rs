@@ -1,3 +1,4 @@
 //! Architectures against logits of transformers, and the promise that logits do not depend on how they were computed.
 
 mod golden;
+mod refusals;
