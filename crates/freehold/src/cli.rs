@@ -1,10 +1,13 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use freehold_engine::{Engine, EngineOptions, TextModel};
 use freehold_kernels::{Compute, Isa, KvType};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::commands;
+use crate::models::Opened;
 
 /// Open AI that you own outright: run, inspect and keep open-weight models on your own machines.
 #[derive(Parser)]
@@ -72,5 +75,28 @@ impl ComputeOptions {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = self.threads.map_or_else(cores, usize::from);
         Compute::new(isa, threads).map_err(|error| anyhow::anyhow!("{threads} threads cannot be started: {error}"))
+    }
+}
+
+/// How to serve a model from this process.
+#[derive(Args, Clone)]
+pub(crate) struct EngineArguments {
+    /// Longest prompt and answer together, in tokens [default: what the model was made for, at most 32768].
+    #[arg(long)]
+    context: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeOptions,
+}
+
+impl EngineArguments {
+    /// Loads the model and starts its engine.
+    pub(crate) fn start(&self, opened: &Opened) -> anyhow::Result<(Engine, Arc<TextModel>)> {
+        let text = Arc::new(opened.text()?);
+        let compute = self.compute.start()?;
+        let model = opened.weights(&compute)?;
+        let options =
+            EngineOptions { kv_type: self.compute.kv, context_length: self.context, ..EngineOptions::default() };
+        let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, options)?;
+        Ok((engine, text))
     }
 }

@@ -1,15 +1,14 @@
 //! `freehold run`.
 
 use crate::chat::{self, AnswerOptions};
-use crate::cli::ComputeOptions;
+use crate::cli::EngineArguments;
 use crate::home::Home;
 use crate::{models, output};
 use anyhow::{Context as _, Result};
-use freehold_engine::{Engine, EngineOptions, FinishReason, Sampling};
+use freehold_engine::{FinishReason, Sampling};
 use freehold_formats::SpecialTokens;
 use serde_json::json;
 use std::io::{IsTerminal as _, Read as _};
-use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(clap::Args)]
@@ -57,11 +56,8 @@ pub(crate) struct Options {
     /// A text that ends the answer. May be given several times.
     #[arg(long)]
     stop: Vec<String>,
-    /// Longest prompt and answer together, in tokens [default: what the model was made for, at most 32768].
-    #[arg(long)]
-    context: Option<usize>,
     #[command(flatten)]
-    compute: ComputeOptions,
+    engine: EngineArguments,
 }
 
 impl Options {
@@ -77,12 +73,7 @@ impl Options {
             }
         };
         let opened = models::open(home, Some(&self.model))?;
-        let text = Arc::new(opened.text()?);
-        let compute = self.compute.start()?;
-        let model = opened.weights(&compute)?;
-        let engine_options =
-            EngineOptions { kv_type: self.compute.kv, context_length: self.context, ..EngineOptions::default() };
-        let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, engine_options)?;
+        let (engine, text) = self.engine.start(&opened)?;
         let options = AnswerOptions {
             sampling: Sampling {
                 temperature: self.temperature,

@@ -1,10 +1,9 @@
 //! `freehold up`.
 
-use crate::cli::ComputeOptions;
+use crate::cli::EngineArguments;
 use crate::home::Home;
 use crate::{models, output};
 use anyhow::{Context as _, Result};
-use freehold_engine::{Engine, EngineOptions};
 use freehold_gateway::{AdminKey, EngineBackend, Gateway, ModelInfo};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -25,11 +24,8 @@ pub(crate) struct Options {
     /// A web page's origin that may call it from a browser. May be given several times.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allowed_origins: Vec<String>,
-    /// Longest prompt and answer together, in tokens [default: what the model was made for, at most 32768].
-    #[arg(long)]
-    context: Option<usize>,
     #[command(flatten)]
-    compute: ComputeOptions,
+    engine: EngineArguments,
 }
 
 impl Options {
@@ -42,12 +38,7 @@ impl Options {
         let secret = key.reveal().to_owned();
 
         let opened = models::open(home, self.model.as_deref())?;
-        let text = Arc::new(opened.text()?);
-        let compute = self.compute.start()?;
-        let model = opened.weights(&compute)?;
-        let engine_options =
-            EngineOptions { kv_type: self.compute.kv, context_length: self.context, ..EngineOptions::default() };
-        let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, engine_options)?;
+        let (engine, text) = self.engine.start(&opened)?;
         let info = ModelInfo {
             id: opened.label(),
             digest: opened.entry.digest.to_string(),
