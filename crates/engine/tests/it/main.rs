@@ -136,17 +136,18 @@ fn requests_that_cannot_be_answered_are_refused() {
     };
     let context = SubmitError::ContextLengthExceeded { prompt_tokens: 64, context_length: 64 };
     assert_eq!(refuse(&|request| request.prompt = vec![1; 64]), context);
-    let cases: [(&dyn Fn(&mut GenerationRequest), &str); 7] = [
-        (&|request| request.prompt.clear(), "prompt is empty"),
-        (&|request| request.prompt[0] = u32::MAX, "not in the vocabulary"),
-        (&|request| request.max_tokens = Some(0), "max_tokens"),
-        (&|request| request.sampling.temperature = -1.0, "temperature"),
-        (&|request| request.sampling.temperature = f32::NAN, "temperature"),
-        (&|request| request.sampling.top_p = 1.5, "top_p"),
-        (&|request| request.sampling.logit_bias = vec![(0, f32::INFINITY)], "logit bias"),
+    type Change = fn(&mut GenerationRequest);
+    let cases: [(Change, &str); 7] = [
+        (|request| request.prompt.clear(), "prompt is empty"),
+        (|request| request.prompt[0] = u32::MAX, "not in the vocabulary"),
+        (|request| request.max_tokens = Some(0), "max_tokens"),
+        (|request| request.sampling.temperature = -1.0, "temperature"),
+        (|request| request.sampling.temperature = f32::NAN, "temperature"),
+        (|request| request.sampling.top_p = 1.5, "top_p"),
+        (|request| request.sampling.logit_bias = vec![(0, f32::INFINITY)], "logit bias"),
     ];
     for (change, expected) in cases {
-        let error = refuse(change).to_string();
+        let error = refuse(&change).to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
