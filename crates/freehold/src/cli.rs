@@ -56,7 +56,7 @@ pub(crate) enum Command {
 /// How to compute. None of it changes a bit of the result but `--kv`.
 #[derive(Args, Clone)]
 pub(crate) struct ComputeOptions {
-    /// Instruction set of the kernels: reference, avx2 [default: the fastest that this machine has].
+    /// Instruction set of the kernels: reference, avx2, avx512 [default: the fastest that this machine has].
     #[arg(long)]
     isa: Option<Isa>,
     /// Threads of the kernels [default: one per core].

@@ -1,5 +1,6 @@
 //! Activations in the form that a weight type's product takes: int8 in blocks with sums, bf16, or plain f32.
 
+use crate::packed::packed_block;
 use freehold_base::Dtype;
 use half::bf16;
 
@@ -10,19 +11,19 @@ pub enum ActivationKind {
     F32,
     /// Rounded to bf16: for BF16 weights.
     Bf16,
-    /// int8 with one scale per 32: for Q4_0, Q4_1, Q5_0, Q8_0.
+    /// int8 with one scale per 32: for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4 and NVFP4.
     Int8Block32,
-    /// int8 with one scale per 256: for the K-quants.
+    /// int8 with one scale per 256: for the K-quants and the other types with blocks of 256.
     Int8Block256,
 }
 
 impl ActivationKind {
     /// The form for weights of type `dtype`.
     pub fn of(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::BF16 => Self::Bf16,
-            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q5_0 | Dtype::Q8_0 => Self::Int8Block32,
-            Dtype::Q4_K | Dtype::Q6_K => Self::Int8Block256,
+        match (dtype, packed_block(dtype)) {
+            (Dtype::BF16, _) => Self::Bf16,
+            (_, Some((256, _))) => Self::Int8Block256,
+            (_, Some((32 | 64, _))) => Self::Int8Block32,
             _ => Self::F32,
         }
     }

@@ -8,7 +8,8 @@ use crate::attention::{AttentionRow, AttentionScratch, AttentionShape};
 use crate::isa::Isa;
 use crate::kv::KvLayer;
 use crate::matmul::{MatmulTable, Tile};
-use crate::matrix::{GROUP, Matrix};
+use crate::matrix::Matrix;
+use crate::packed::GROUP;
 use crate::pool::{Pool, SharedMut};
 use crate::vector::VectorKernels;
 use std::cell::RefCell;
@@ -201,7 +202,7 @@ impl Compute {
 
     fn group_product(&self, activations: &Activations, product: &Product<'_>, group: usize, out: SharedMut<f32>) {
         let matrix = product.matrix;
-        let kernel = self.matmul.kernel(matrix.dtype());
+        let kernel = (self.matmul.kernel)(matrix.dtype());
         let (rows, stride, first) = (activations.rows(), matrix.rows(), group * GROUP);
         let width = GROUP.min(stride - first);
         let tile = |rows, out, stride| Tile { group: matrix.group(group), activations, rows, out, stride };

@@ -10,16 +10,18 @@ pub enum Isa {
     Reference,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
+    Avx512,
 }
 
 /// The text names no instruction set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no instruction set: use one of reference, avx2")]
+#[error("`{0}` is no instruction set: use one of reference, avx2, avx512")]
 pub struct ParseIsaError(String);
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Self; 2] = [Self::Reference, Self::Avx2];
+    pub const ALL: [Self; 3] = [Self::Reference, Self::Avx2, Self::Avx512];
 
     /// Whether this machine can run it.
     pub fn is_available(self) -> bool {
@@ -29,8 +31,16 @@ impl Isa {
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
+            #[cfg(x86)]
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(not(x86))]
-            Self::Avx2 => false,
+            Self::Avx2 | Self::Avx512 => false,
         }
     }
 
@@ -53,6 +63,7 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Self::Reference => "reference",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         })
     }
 }

@@ -8,6 +8,9 @@ mod activations;
 mod attention;
 #[cfg(x86)]
 mod avx2;
+#[cfg(x86)]
+mod avx512;
+mod codebooks;
 mod compute;
 mod isa;
 mod kv;
@@ -15,6 +18,8 @@ pub mod math;
 mod math64;
 mod matmul;
 mod matrix;
+mod packed;
+mod packing;
 mod pool;
 mod rope;
 mod vector;

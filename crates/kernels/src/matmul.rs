@@ -4,7 +4,9 @@
 
 use crate::activations::{self, Activations, RowMut};
 use crate::isa::Isa;
-use crate::matrix::{GROUP, f16_at};
+use crate::packed::{
+    GROUP, f16_at, f32_at, has_min, is_spread, min, packed_block, quant, scale, scale_length, sub_min, sub_scale,
+};
 use freehold_base::Dtype;
 use half::bf16;
 use std::ops::Range;
@@ -36,34 +38,39 @@ impl Tile<'_> {
 /// A kernel for one weight type. The instruction set must be available, and the tile's parts must fit each other.
 pub(crate) type TileKernel = unsafe fn(&Tile<'_>);
 
-/// One function per weight type and form of activations.
+/// Defines `$name`, a [`TileKernel`] that runs `$rows::<C>`, which takes C rows of activations at once, over all rows of a
+/// tile: as many as it can at a time, in the order of the counts given. Unpacked weights serve C rows.
+#[cfg(x86)]
+macro_rules! over_rows {
+    ($features:literal, [$($count:literal),+], $name:ident, $rows:ident) => {
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name(tile: &Tile<'_>) {
+            let mut row = tile.rows.start;
+            $(
+                while tile.rows.end - row >= $count {
+                    // SAFETY: the caller's promises hold for every part of the tile.
+                    unsafe { $rows::<$count>(tile, row) };
+                    row += $count;
+                }
+            )+
+        }
+    };
+}
+#[cfg(x86)]
+pub(crate) use over_rows;
+
+/// The kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub(crate) struct MatmulTable {
-    pub(crate) f32: TileKernel,
-    pub(crate) f16: TileKernel,
-    pub(crate) bf16: TileKernel,
-    pub(crate) q4_0: TileKernel,
-    pub(crate) q4_1: TileKernel,
-    pub(crate) q5_0: TileKernel,
-    pub(crate) q8_0: TileKernel,
-    pub(crate) q4_k: TileKernel,
-    pub(crate) q6_k: TileKernel,
+    /// The kernel for weights of a type, which is one that can be packed.
+    pub(crate) kernel: fn(Dtype) -> TileKernel,
+    /// Fills one row of activations in an int8 form.
     pub(crate) quantize_row: unsafe fn(activations::ActivationKind, &[f32], &mut RowMut<'_>),
 }
 
 /// The scalar reference.
-pub(crate) static REFERENCE: MatmulTable = MatmulTable {
-    f32: float_tile::<4>,
-    f16: float_tile::<2>,
-    bf16: bf16_tile,
-    q4_0: q4_0_tile,
-    q4_1: q4_1_tile,
-    q5_0: q5_0_tile,
-    q8_0: q8_0_tile,
-    q4_k: q4_k_tile,
-    q6_k: q6_k_tile,
-    quantize_row: activations::quantize_row,
-};
+pub(crate) static REFERENCE: MatmulTable =
+    MatmulTable { kernel: reference_kernel, quantize_row: activations::quantize_row };
 
 impl MatmulTable {
     /// The functions for an instruction set that is available.
@@ -72,24 +79,46 @@ impl MatmulTable {
             Isa::Reference => &REFERENCE,
             #[cfg(x86)]
             Isa::Avx2 => &crate::avx2::matmul::TABLE,
+            #[cfg(x86)]
+            Isa::Avx512 => &crate::avx512::matmul::TABLE,
             #[cfg(not(x86))]
-            Isa::Avx2 => unreachable!("never available here"),
+            Isa::Avx2 | Isa::Avx512 => unreachable!("never available here"),
         }
     }
+}
 
-    pub(crate) fn kernel(&self, dtype: Dtype) -> TileKernel {
-        match dtype {
-            Dtype::F32 => self.f32,
-            Dtype::F16 => self.f16,
-            Dtype::BF16 => self.bf16,
-            Dtype::Q4_0 => self.q4_0,
-            Dtype::Q4_1 => self.q4_1,
-            Dtype::Q5_0 => self.q5_0,
-            Dtype::Q8_0 => self.q8_0,
-            Dtype::Q4_K => self.q4_k,
-            Dtype::Q6_K => self.q6_k,
-            _ => unreachable!("no matrix of another type is ever packed"),
-        }
+/// The reference's kernel for a type: also what an instruction set without one of its own falls back to.
+pub(crate) fn reference_kernel(dtype: Dtype) -> TileKernel {
+    /// A kernel whose type the compiler knows.
+    macro_rules! of_type {
+        ($frame:ident, $dtype:ident) => {{
+            unsafe fn kernel(tile: &Tile<'_>) {
+                $frame(tile, Dtype::$dtype);
+            }
+            kernel
+        }};
+    }
+    match dtype {
+        Dtype::F32 => float_tile::<4>,
+        Dtype::F16 => float_tile::<2>,
+        Dtype::BF16 => bf16_tile,
+        Dtype::Q4_0 => of_type!(block32_tile, Q4_0),
+        Dtype::Q4_1 => of_type!(block32_tile, Q4_1),
+        Dtype::Q5_0 => of_type!(block32_tile, Q5_0),
+        Dtype::Q5_1 => of_type!(block32_tile, Q5_1),
+        Dtype::Q8_0 => of_type!(block32_tile, Q8_0),
+        Dtype::IQ4_NL => of_type!(block32_tile, IQ4_NL),
+        Dtype::MXFP4 => of_type!(block32_tile, MXFP4),
+        Dtype::NVFP4 => of_type!(block32_tile, NVFP4),
+        Dtype::Q2_K => of_type!(block256_tile, Q2_K),
+        Dtype::Q3_K => of_type!(block256_tile, Q3_K),
+        Dtype::Q4_K => of_type!(block256_tile, Q4_K),
+        Dtype::Q5_K => of_type!(block256_tile, Q5_K),
+        Dtype::Q6_K => of_type!(block256_tile, Q6_K),
+        Dtype::IQ4_XS => of_type!(block256_tile, IQ4_XS),
+        // All of these are packed alike.
+        _ if is_spread(dtype) => of_type!(block256_tile, IQ2_S),
+        _ => unreachable!("no matrix of another type is ever packed"),
     }
 }
 
@@ -101,11 +130,7 @@ unsafe fn float_tile<const BYTES: usize>(tile: &Tile<'_>) {
         let mut acc = [0.0f32; GROUP];
         for (weights, &x) in tile.group.chunks_exact(GROUP * BYTES).zip(x) {
             for (lane, acc) in acc.iter_mut().enumerate() {
-                let weight = if BYTES == 4 {
-                    f32::from_le_bytes(weights[lane * 4..][..4].try_into().expect("four bytes"))
-                } else {
-                    f16_at(weights, lane * 2)
-                };
+                let weight = if BYTES == 4 { f32_at(weights, lane * 4) } else { f16_at(weights, lane * 2) };
                 *acc = weight.mul_add(x, *acc);
             }
         }
@@ -159,50 +184,43 @@ fn fma_flushed(a: f32, b: f32, c: f32) -> f32 {
     flush(result)
 }
 
-/// Adds the dot products of one word (four k) of sixteen rows.
-fn add_words(sums: &mut [i32; GROUP], quants: &[u8], x: &[i8], decode: impl Fn(u8) -> i32) {
-    for (sum, quants) in sums.iter_mut().zip(quants.chunks_exact(4)) {
-        for (&quant, &x) in quants.iter().zip(x) {
-            *sum += decode(quant) * i32::from(x);
+/// `Σ quant · x` of sixteen rows over the quants from `start` on, exactly.
+#[inline(always)]
+fn dot(dtype: Dtype, packed: &[u8], x: &[i8], start: usize) -> [i32; GROUP] {
+    let mut sums = [0; GROUP];
+    for (k, &x) in x.iter().enumerate() {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum += quant(dtype, packed, lane, start + k) * i32::from(x);
         }
     }
+    sums
 }
 
-/// Adds the dot products of 32 nibbles of sixteen rows: low nibbles are k 0–15, high ones k 16–31.
-fn add_nibbles(sums: &mut [i32; GROUP], quants: &[u8], x: &[i8]) {
-    for (word, quants) in quants.chunks_exact(GROUP * 4).enumerate() {
-        add_words(sums, quants, &x[word * 4..][..4], |quant| i32::from(quant & 15));
-        add_words(sums, quants, &x[16 + word * 4..][..4], |quant| i32::from(quant >> 4));
-    }
-}
-
-/// The frame of the kernels with 32-long blocks. `dot` gives a block's exact sums; `MINS`: there is a second scale, of
-/// the minimum, with a chain of its own.
-fn block32_tile<const MINS: bool>(
-    tile: &Tile<'_>,
-    block_bytes: usize,
-    dot: impl Fn(&[u8], &[i8], i32) -> [i32; GROUP],
-) {
+/// The types whose scales are floats, one for every 32 numbers (NVFP4: 16): a step of the chain for each.
+#[inline(always)]
+fn block32_tile(tile: &Tile<'_>, dtype: Dtype) {
     let activations = tile.activations;
-    let (k, blocks) = (activations.padded(), activations.padded() / 32);
+    let k = activations.padded();
+    let (block, block_bytes) = packed_block(dtype).expect("packed");
+    let length = scale_length(dtype);
     for row in tile.rows.clone() {
         let x = &activations.quants[row * k..][..k];
         let mut acc = [0.0f32; GROUP];
         let mut acc_min = [0.0f32; GROUP];
-        for (block, packed) in tile.group.chunks_exact(block_bytes).take(blocks).enumerate() {
-            let index = row * blocks + block;
-            let sums = dot(packed, &x[block * 32..][..32], i32::from(activations.sums32[index]));
-            let dx = activations.scales[index];
-            for lane in 0..GROUP {
-                let dw = f16_at(packed, lane * 2);
-                acc[lane] = (dw * dx).mul_add(sums[lane] as f32, acc[lane]);
-                if MINS {
-                    let min = f16_at(packed, (GROUP + lane) * 2);
-                    acc_min[lane] = min.mul_add(activations.scaled_sums[index], acc_min[lane]);
+        for (index, packed) in tile.group.chunks_exact(block_bytes).take(k / block).enumerate() {
+            for (step, x) in x[index * block..][..block].chunks_exact(length).enumerate() {
+                let of_32 = (row * k + index * block + step * length) / 32;
+                let dx = activations.scales[of_32];
+                let sums = dot(dtype, packed, x, step * length);
+                for lane in 0..GROUP {
+                    acc[lane] = (scale(dtype, packed, lane, step) * dx).mul_add(sums[lane] as f32, acc[lane]);
+                    if has_min(dtype) {
+                        acc_min[lane] = min(packed, lane).mul_add(activations.scaled_sums[of_32], acc_min[lane]);
+                    }
                 }
             }
         }
-        if MINS {
+        if has_min(dtype) {
             for (acc, acc_min) in acc.iter_mut().zip(acc_min) {
                 *acc += acc_min;
             }
@@ -212,69 +230,38 @@ fn block32_tile<const MINS: bool>(
     }
 }
 
-unsafe fn q4_0_tile(tile: &Tile<'_>) {
-    block32_tile::<false>(tile, 288, |packed, x, sum| {
-        let mut sums = [-8 * sum; GROUP];
-        add_nibbles(&mut sums, &packed[32..], x);
-        sums
-    });
-}
-
-unsafe fn q4_1_tile(tile: &Tile<'_>) {
-    block32_tile::<true>(tile, 320, |packed, x, _| {
-        let mut sums = [0; GROUP];
-        add_nibbles(&mut sums, &packed[64..], x);
-        sums
-    });
-}
-
-unsafe fn q5_0_tile(tile: &Tile<'_>) {
-    block32_tile::<false>(tile, 352, |packed, x, sum| {
-        let mut sums = [-16 * sum; GROUP];
-        add_nibbles(&mut sums, &packed[32..288], x);
-        for (word, x) in x.chunks_exact(4).enumerate() {
-            add_words(&mut sums, &packed[288..], x, |bits| i32::from(bits >> word & 1) << 4);
-        }
-        sums
-    });
-}
-
-unsafe fn q8_0_tile(tile: &Tile<'_>) {
-    block32_tile::<false>(tile, 544, |packed, x, _| {
-        let mut sums = [0; GROUP];
-        for (quants, x) in packed[32..].chunks_exact(GROUP * 4).zip(x.chunks_exact(4)) {
-            add_words(&mut sums, quants, x, |quant| i32::from(quant as i8));
-        }
-        sums
-    });
-}
-
-/// The frame of the K-quants: `S` and `Mn` exact in i32 over a block of 256, then one step of each chain.
-fn block256_tile<const MINS: bool>(
-    tile: &Tile<'_>,
-    block_bytes: usize,
-    dot: impl Fn(&[u8], &[i8], usize) -> ([i32; GROUP], [i32; GROUP]),
-) {
+/// The types with blocks of 256: `S` and `Mn` exact in i32 over a block, then one step of each chain.
+#[inline(always)]
+fn block256_tile(tile: &Tile<'_>, dtype: Dtype) {
     let activations = tile.activations;
-    let (k, blocks) = (activations.padded(), activations.padded() / 256);
+    let k = activations.padded();
+    let (_, block_bytes) = packed_block(dtype).expect("packed");
+    let length = scale_length(dtype);
     for row in tile.rows.clone() {
         let x = &activations.quants[row * k..][..k];
         let mut acc = [0.0f32; GROUP];
         let mut acc_min = [0.0f32; GROUP];
-        for (block, packed) in tile.group.chunks_exact(block_bytes).take(blocks).enumerate() {
-            let index = row * blocks + block;
-            let (sums, mins) = dot(packed, &x[block * 256..][..256], index);
-            let dx = activations.scales[index];
+        for (index, (packed, x)) in tile.group.chunks_exact(block_bytes).zip(x.chunks_exact(256)).enumerate() {
+            let (mut scaled, mut mins) = ([0; GROUP], [0; GROUP]);
+            for (sub, x) in x.chunks_exact(length).enumerate() {
+                let sums = dot(dtype, packed, x, sub * length);
+                let x_sum: i32 = x.iter().map(|&x| i32::from(x)).sum();
+                for lane in 0..GROUP {
+                    scaled[lane] += sub_scale(dtype, packed, lane, sub) * sums[lane];
+                    if has_min(dtype) {
+                        mins[lane] += sub_min(dtype, packed, lane, sub) * x_sum;
+                    }
+                }
+            }
+            let dx = activations.scales[row * (k / 256) + index];
             for lane in 0..GROUP {
-                let dw = f16_at(packed, lane * 2);
-                acc[lane] = (dw * dx).mul_add(sums[lane] as f32, acc[lane]);
-                if MINS {
-                    let dmin = f16_at(packed, (GROUP + lane) * 2);
-                    acc_min[lane] = (dmin * dx).mul_add(mins[lane] as f32, acc_min[lane]);
+                acc[lane] = (scale(dtype, packed, lane, 0) * dx).mul_add(scaled[lane] as f32, acc[lane]);
+                if has_min(dtype) {
+                    acc_min[lane] = (min(packed, lane) * dx).mul_add(mins[lane] as f32, acc_min[lane]);
                 }
             }
         }
-        if MINS {
+        if has_min(dtype) {
             for (acc, acc_min) in acc.iter_mut().zip(acc_min) {
                 *acc -= acc_min;
             }
@@ -282,43 +269,4 @@ fn block256_tile<const MINS: bool>(
         // SAFETY: `row` is one of the tile's.
         unsafe { tile.store(row, &acc) }
     }
-}
-
-unsafe fn q4_k_tile(tile: &Tile<'_>) {
-    block256_tile::<true>(tile, 2368, |packed, x, index| {
-        let mut scaled = [0; GROUP];
-        let mut mins = [0; GROUP];
-        for sub in 0..8 {
-            let sum = i32::from(tile.activations.sums32[index * 8 + sub]);
-            let mut sums = [0; GROUP];
-            let words = packed[320 + sub / 2 * 512..][..512].chunks_exact(GROUP * 4);
-            for (quants, x) in words.zip(x[sub * 32..].chunks_exact(4)) {
-                add_words(&mut sums, quants, x, |quant| i32::from(quant >> (sub % 2 * 4) & 15));
-            }
-            for lane in 0..GROUP {
-                scaled[lane] += i32::from(packed[64 + sub * GROUP + lane]) * sums[lane];
-                mins[lane] += i32::from(packed[192 + (sub / 2 * GROUP + lane) * 2 + sub % 2]) * sum;
-            }
-        }
-        (scaled, mins)
-    });
-}
-
-unsafe fn q6_k_tile(tile: &Tile<'_>) {
-    block256_tile::<false>(tile, 3360, |packed, x, index| {
-        let mut scaled = [0; GROUP];
-        for sub in 0..16 {
-            let chunk = &packed[288 + sub / 2 * 384..][..384];
-            let mut sums = [-32 * i32::from(tile.activations.sums16[index * 16 + sub]); GROUP];
-            for (word, x) in x[sub * 16..][..16].chunks_exact(4).enumerate() {
-                add_words(&mut sums, &chunk[word * 64..][..64], x, |quant| i32::from(quant >> (sub % 2 * 4) & 15));
-                let upper = &chunk[256 + sub % 2 * 64..][..64];
-                add_words(&mut sums, upper, x, |bits| i32::from(bits >> (word * 2) & 3) << 4);
-            }
-            for lane in 0..GROUP {
-                scaled[lane] += i32::from(packed[32 + (sub / 2 * GROUP + lane) * 2 + sub % 2] as i8) * sums[lane];
-            }
-        }
-        (scaled, [0; GROUP])
-    });
 }

@@ -1,15 +1,13 @@
 //! AVX2 products with float weights, and the quantisation of activations.
 
-use super::matmul::{over_rows, store};
+use super::matmul::store;
 use crate::activations::{ActivationKind, RowMut, SMALLEST_AMAX, finish_sums};
-use crate::matmul::Tile;
+use crate::matmul::{Tile, over_rows};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-const ROWS: usize = 4;
-
-over_rows!(f32_tile, f32_rows);
-over_rows!(f16_tile, f16_rows);
+over_rows!("avx2,fma,f16c", [4, 2, 1], f32_tile, f32_rows);
+over_rows!("avx2,fma,f16c", [4, 2, 1], f16_tile, f16_rows);
 
 /// One fma chain, k ascending, per output: `$load` widens eight weights of a half.
 macro_rules! float_rows {
@@ -40,7 +38,7 @@ float_rows!(f32_rows, 4, |weights| _mm256_loadu_ps(weights.cast()));
 float_rows!(f16_rows, 2, |weights| _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())));
 
 /// Round to nearest, all exceptions masked, subnormals flushed in results (bit 15) and inputs (bit 6).
-static MXCSR_FLUSHING: u32 = 0x9fc0;
+pub(crate) static MXCSR_FLUSHING: u32 = 0x9fc0;
 
 /// BF16 weights in AMX's order. The flush modes hold only inside one piece of assembly, where the compiler can move no
 /// other arithmetic.

@@ -1,6 +1,8 @@
 //! Overrides for x86-64 with AVX2, FMA and F16C.
 
 mod attention;
+mod block256;
+mod block32;
 pub(crate) mod matmul;
-mod matmul_float;
+pub(crate) mod matmul_float;
 pub(crate) mod vector;
