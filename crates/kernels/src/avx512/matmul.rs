@@ -44,8 +44,9 @@ pub(super) unsafe fn add_word<const C: usize>(
     for (sums, x) in sums.iter_mut().zip(x) {
         // SAFETY: four activations at `x + at`; the target feature is the caller's promise.
         unsafe {
-            *sums = _mm512_dpbusd_epi32(*sums, weights, _mm512_set1_epi32(x.add(at).cast::<i32>().read_unaligned()))
-        };
+            let word = _mm512_set1_epi32(x.add(at).cast::<i32>().read_unaligned());
+            *sums = _mm512_dpbusd_epi32(*sums, weights, word);
+        }
     }
 }
 
