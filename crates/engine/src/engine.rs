@@ -136,27 +136,7 @@ impl Engine {
         if request.max_tokens == Some(0) {
             return invalid("max_tokens is 0: ask for at least one token".to_owned());
         }
-        let sampling = &request.sampling;
-        let numbers = [
-            ("temperature", sampling.temperature, 0.0..=f32::MAX),
-            ("top_p", sampling.top_p, 0.0..=1.0),
-            ("min_p", sampling.min_p, 0.0..=1.0),
-            ("repetition_penalty", sampling.repetition_penalty, f32::MIN_POSITIVE..=f32::MAX),
-            ("presence_penalty", sampling.presence_penalty, f32::MIN..=f32::MAX),
-            ("frequency_penalty", sampling.frequency_penalty, f32::MIN..=f32::MAX),
-        ];
-        for (name, number, range) in numbers {
-            if !range.contains(&number) {
-                return invalid(format!(
-                    "{name} is {number}: it must be between {} and {}",
-                    range.start(),
-                    range.end()
-                ));
-            }
-        }
-        if sampling.logit_bias.iter().any(|(_, bias)| !bias.is_finite()) {
-            return invalid("a logit bias is not a finite number".to_owned());
-        }
+        request.sampling.check()?;
         let wanted = prompt_tokens.saturating_add(request.max_tokens.unwrap_or(usize::MAX));
         Ok(wanted.min(self.context_length))
     }
