@@ -6,6 +6,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 
+/// The command was called wrongly, in a way that clap does not know of.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl std::error::Error for UsageError {}
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Whether the error says that the reader of our output has gone: `freehold list | head` is no failure.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
@@ -24,6 +36,27 @@ pub(crate) fn print_error(error: &anyhow::Error) {
     }
     // Where even this cannot be written there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "error: {message}");
+}
+
+/// A text and a line end on standard output. Unlike `println!` it is no panic where the reader has gone.
+pub(crate) fn print_line(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// A piece of an answer on standard output, at once. A terminal does not get the control characters that a model may
+/// write: they could move its cursor or set its title.
+pub(crate) fn print_part(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        let harmless =
+            |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
+        out.write_all(text.chars().map(harmless).collect::<String>().as_bytes())?;
+    } else {
+        out.write_all(text.as_bytes())?;
+    }
+    Ok(out.flush()?)
 }
 
 /// One line of JSON on standard output.
