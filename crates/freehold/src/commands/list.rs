@@ -59,7 +59,6 @@ impl Options {
             let size = format_bytes(model.size_bytes());
             rows.push(vec![model.name.clone(), size, "not fetched".to_owned(), pull::licences(&model.facts.licenses)]);
         }
-        println!("{}", output::table(&["NAME", "SIZE", "DIGEST", "LICENCE"], &rows));
-        Ok(())
+        output::print_line(&output::table(&["NAME", "SIZE", "DIGEST", "LICENCE"], &rows))
     }
 }

@@ -61,7 +61,6 @@ impl Options {
                 "numerics": numerics_id(self.compute.kv),
             }));
         }
-        println!("{perplexity:.4} over {scored} tokens");
-        Ok(())
+        output::print_line(&format!("{perplexity:.4} over {scored} tokens"))
     }
 }

@@ -24,9 +24,11 @@ impl Options {
                     &json!({ "removed": model, "freed_bytes": freed.bytes, "deferred": freed.deferred }),
                 )?;
             } else if freed.deferred {
-                println!("{model} is removed; its space is freed when the pull under way has ended.");
+                output::print_line(&format!(
+                    "{model} is removed; its space is freed when the pull under way has ended."
+                ))?;
             } else {
-                println!("{model} is removed, {} freed.", format_bytes(freed.bytes));
+                output::print_line(&format!("{model} is removed, {} freed.", format_bytes(freed.bytes)))?;
             }
         }
         Ok(())
