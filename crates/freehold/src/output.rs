@@ -69,19 +69,24 @@ pub(crate) fn print_json(value: &serde_json::Value) -> Result<()> {
 
 /// A progress bar over bytes: rate and time left on a terminal, nothing elsewhere.
 pub(crate) fn byte_bar(total: u64, what: String) -> ProgressBar {
-    bar(total, what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
+    bar(Some(total), what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
 }
 
 /// A progress bar over `total` things.
 pub(crate) fn count_bar(total: u64, what: String) -> ProgressBar {
-    bar(total, what, "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
+    bar(Some(total), what, "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
 }
 
-fn bar(total: u64, what: String, template: &str) -> ProgressBar {
+/// A sign of life while nobody knows how long it takes.
+fn spinner(what: String) -> ProgressBar {
+    bar(None, what, "{spinner} {msg} {elapsed}")
+}
+
+fn bar(total: Option<u64>, what: String, template: &str) -> ProgressBar {
     let target =
         if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
-    let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what);
+    let bar = ProgressBar::with_draw_target(total, target).with_style(style).with_message(what);
     bar.tick();
     bar
 }
@@ -89,12 +94,13 @@ fn bar(total: u64, what: String, template: &str) -> ProgressBar {
 /// The progress of a fetch: one bar for the file under way.
 pub(crate) struct FetchProgress {
     bar: ProgressBar,
-    what: String,
+    /// What it shows, and whether that has an end.
+    shown: (String, bool),
 }
 
 impl FetchProgress {
     pub(crate) fn new() -> Self {
-        Self { bar: ProgressBar::hidden(), what: String::new() }
+        Self { bar: ProgressBar::hidden(), shown: (String::new(), false) }
     }
 
     pub(crate) fn show(&mut self, status: &Status<'_>) -> ControlFlow<()> {
@@ -105,17 +111,23 @@ impl FetchProgress {
             Stage::Downloading => "Fetching",
         };
         let what = format!("{verb} {}", status.what);
-        if what != self.what {
+        let shown = (what.clone(), status.bytes_total.is_some());
+        if shown != self.shown {
             self.bar.finish_and_clear();
-            self.bar = byte_bar(status.bytes_total.unwrap_or(0), what.clone());
-            self.bar.set_position(status.bytes_done);
+            self.bar = match status.bytes_total {
+                Some(total) => byte_bar(total, what).with_position(status.bytes_done),
+                None => spinner(what),
+            };
             self.bar.reset_eta();
-            self.what = what;
+            self.shown = shown;
         }
-        if let Some(total) = status.bytes_total {
-            self.bar.set_length(total);
+        match status.bytes_total {
+            Some(total) => {
+                self.bar.set_length(total);
+                self.bar.set_position(status.bytes_done);
+            }
+            None => self.bar.tick(),
         }
-        self.bar.set_position(status.bytes_done);
         ControlFlow::Continue(())
     }
 

@@ -105,6 +105,8 @@ fn program() -> String {
 fn ready(url: &str, model: &str, home: &Home) -> String {
     let mut program = program();
     if let Some(directory) = home.option() {
+        // Who copies the call may be in another directory.
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
         program += &format!(" --home '{}'", directory.display());
     }
     format!(
