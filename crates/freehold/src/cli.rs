@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Logits(commands::logits::Options),
     /// How well a model predicts a text.
     Perplexity(commands::perplexity::Options),
+    /// How fast this machine reads and computes.
+    Bench(commands::bench::Options),
     /// Print a completion script for a shell.
     Completions(commands::completions::Options),
 }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod import;
 pub(crate) mod key;
@@ -19,22 +20,20 @@ use anyhow::Result;
 
 /// Runs the command that was called.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    if let Command::Completions(options) = cli.command {
-        return options.run();
-    }
-    let home = Home::find(cli.home)?;
+    let home = || Home::find(cli.home);
     match cli.command {
-        Command::Up(options) => options.run(&home, cli.json),
-        Command::Run(options) => options.run(&home, cli.json),
-        Command::Pull(options) => options.run(&home, cli.json),
-        Command::Import(options) => options.run(&home, cli.json),
-        Command::List(options) => options.run(&home, cli.json),
-        Command::Show(options) => options.run(&home, cli.json),
-        Command::Rm(options) => options.run(&home, cli.json),
-        Command::Key(command) => command.run(&home, cli.json),
-        Command::Tokenize(options) => options.run(&home, cli.json),
-        Command::Logits(options) => options.run(&home, cli.json),
-        Command::Perplexity(options) => options.run(&home, cli.json),
-        Command::Completions(_) => unreachable!("handled above"),
+        Command::Up(options) => options.run(&home()?, cli.json),
+        Command::Run(options) => options.run(&home()?, cli.json),
+        Command::Pull(options) => options.run(&home()?, cli.json),
+        Command::Import(options) => options.run(&home()?, cli.json),
+        Command::List(options) => options.run(&home()?, cli.json),
+        Command::Show(options) => options.run(&home()?, cli.json),
+        Command::Rm(options) => options.run(&home()?, cli.json),
+        Command::Key(command) => command.run(&home()?, cli.json),
+        Command::Tokenize(options) => options.run(&home()?, cli.json),
+        Command::Logits(options) => options.run(&home()?, cli.json),
+        Command::Perplexity(options) => options.run(&home()?, cli.json),
+        Command::Bench(options) => options.run(cli.json),
+        Command::Completions(options) => options.run(),
     }
 }

@@ -1,6 +1,7 @@
 //! What each command prints, for people and as JSON.
 
 use crate::program::{Gguf, Home, PROGRAM, TINY};
+use freehold_kernels::Isa;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use std::fs;
@@ -149,6 +150,45 @@ fn import() {
         &["import", "hf:acme/tiny", "--name", "own", "--json"],
     ]);
     assert_snapshot!(transcript);
+}
+
+#[test]
+fn bench() {
+    let output = Home::new().command(PROGRAM, &["bench", "--machine", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let measured: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(measured["cores"], cores);
+    assert_eq!(measured["isa"], Isa::best().to_string());
+    let isas: Vec<Value> =
+        Isa::ALL.iter().map(|isa| json!({"name": isa.to_string(), "available": isa.is_available()})).collect();
+    assert_eq!(measured["isas"], json!(isas));
+
+    // What is told apart, without the figures, which are of this moment.
+    let facts = |list: &str, figure: &str| {
+        let facts = measured[list].as_array().unwrap().iter().map(|entry| {
+            let mut entry = entry.as_object().unwrap().clone();
+            assert!(entry.remove(figure).unwrap().as_f64().unwrap() > 0.0, "{measured}");
+            Value::Object(entry)
+        });
+        facts.collect::<Vec<_>>()
+    };
+    let mut thread_counts = vec![1, cores];
+    thread_counts.dedup();
+    let mut reads = Vec::new();
+    for &threads in &thread_counts {
+        reads.push(json!({"from": "cache", "buffer_bytes": threads * (128 << 10), "threads": threads}));
+        reads.push(json!({"from": "memory", "buffer_bytes": 512 << 20, "threads": threads}));
+    }
+    assert_eq!(facts("reads", "bytes_per_second"), reads);
+    let mut products = Vec::new();
+    for isa in Isa::ALL.iter().rev().filter(|isa| isa.is_available()) {
+        for &threads in &thread_counts {
+            let entry = |weights| json!({"isa": isa.to_string(), "weights": weights, "threads": threads});
+            products.extend(["Q8_0", "F32"].map(entry));
+        }
+    }
+    assert_eq!(facts("products", "products_per_second"), products);
 }
 
 #[test]

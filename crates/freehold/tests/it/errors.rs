@@ -29,6 +29,7 @@ fn called_wrongly() {
         &["run", "tiny", "Who?", "--context", "513"],
         &["run", "tiny"],
         &["logits", "tiny", "--tokens", "one"],
+        &["bench"],
         &["up", "tiny", "--address", "localhost"],
     ]);
     for line in transcript.split("exit code ").skip(1) {
