@@ -32,4 +32,4 @@ pub use kv::{KV_BLOCK, KvLayer, KvShape, KvType, ParseKvTypeError};
 pub use matrix::{Matrix, MatrixError};
 pub use pool::Pool;
 pub use rope::{RopeError, RopeFrequencies, RopeScaling, RopeStyle, RopeTable};
-pub use vector::VectorKernels;
+pub use vector::{Gate, VectorKernels};

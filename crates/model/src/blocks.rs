@@ -6,8 +6,8 @@
 use crate::source::{Place, Source};
 use crate::{Cache, Chunk, Error};
 use freehold_kernels::{
-    ActivationKind, Activations, AttentionInput, AttentionShape, Compute, KV_BLOCK, Matrix, Product, RopeFrequencies,
-    RopeStyle, RopeTable,
+    ActivationKind, Activations, AttentionInput, AttentionShape, Compute, Gate, KV_BLOCK, Matrix, Product,
+    RopeFrequencies, RopeStyle, RopeTable,
 };
 
 /// A projection: N × K weights and, in some models, a bias.
@@ -108,7 +108,7 @@ impl SwiGlu {
     pub(crate) fn forward(&self, step: &mut Step<'_>, x: &[f32]) -> Vec<f32> {
         let [gate, up] = step.project(x, [&self.gate, &self.up]);
         let mut inner = step.buffers.take(gate.len());
-        step.compute.silu_mul(&gate, &up, &mut inner, self.gate.matrix.rows());
+        step.compute.gate_mul(Gate::Silu, &gate, &up, &mut inner, self.gate.matrix.rows());
         let [out] = step.project(&inner, [&self.down]);
         step.give([gate, up, inner]);
         out

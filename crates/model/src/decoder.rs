@@ -41,6 +41,8 @@ impl Decoder {
                 v_dim: config.head_dim,
                 scale: 1.0 / (config.head_dim as f32).sqrt(),
                 window,
+                softcap: None,
+                sinks: None,
             };
             let place = Place::Layer(index);
             Ok(Layer {
