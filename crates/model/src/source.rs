@@ -2,7 +2,7 @@
 //! a GGUF or a Hugging Face folder.
 
 use crate::Error;
-use freehold_formats::{Checkpoint, RopeParameters, RopeScaling as Scaling, TensorView};
+use freehold_formats::{Checkpoint, RopeLayers, RopeParameters, RopeScaling as Scaling, TensorView};
 use freehold_kernels::{Compute, Matrix, RopeFrequencies, RopeScaling};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -155,8 +155,10 @@ impl<'a> Source<'a> {
     /// Rope's frequencies for heads of `head_dim`.
     pub(crate) fn rope(&self, head_dim: usize) -> Result<RopeFrequencies, Error> {
         let parameters = match self.checkpoint {
-            Checkpoint::Gguf(file) => RopeParameters::from_metadata(file.metadata(), &self.architecture()?)?,
-            Checkpoint::HuggingFace(folder) => RopeParameters::from_config(folder.config())?,
+            Checkpoint::Gguf(file) => {
+                RopeParameters::from_metadata(file.metadata(), &self.architecture()?, RopeLayers::All)?
+            }
+            Checkpoint::HuggingFace(folder) => RopeParameters::from_config(folder.config(), RopeLayers::All)?,
         };
         let rotary_dim = match self.optional_count("rope.dimension_count", "rotary_dim", head_dim)? {
             Some(dim) => dim,
@@ -192,6 +194,22 @@ impl<'a> Source<'a> {
                 mscale,
                 mscale_all_dim,
             },
+            Scaling::LongRope {
+                short_factor,
+                long_factor,
+                factor,
+                original_max_position_embeddings,
+                attention_factor,
+            } => {
+                let context = self.count("context_length", "max_position_embeddings", usize::MAX)?;
+                let long = context as u64 > original_max_position_embeddings;
+                RopeScaling::LongRope {
+                    factors: (if long { long_factor } else { short_factor }).iter().map(|&f| f as f32).collect(),
+                    factor,
+                    original_context: original_max_position_embeddings as f64,
+                    attention_factor,
+                }
+            }
         };
         let scaling = match self.checkpoint.tensor(ROPE_FACTORS) {
             Some(tensor) => RopeScaling::Factors(self.numbers(&tensor, rotary_dim / 2)?),

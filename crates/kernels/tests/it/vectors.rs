@@ -3,7 +3,7 @@
 use crate::numbers::available;
 use freehold_kernels::{
     AttentionRow, AttentionScratch, AttentionShape, Gate, Isa, KvLayer, KvShape, KvType, RopeFrequencies, RopeScaling,
-    RopeStyle, RopeTable, VectorKernels, math,
+    RopeStyle, RopeTable, RouteShare, VectorKernels, math, route,
 };
 
 /// `((i · 2654435761) mod 65536) / 32768 − 1` for i from `first` on.
@@ -65,6 +65,27 @@ fn the_documents_vectors() {
         vectors.push((
             "rope of x(0, 16) in halves at position 12345, θ 1e6, yarn (factor 4, C 4096, defaults): elements 0, 4, 15",
             vec![head[0], head[4], head[15]],
+        ));
+
+        let logits: Vec<f32> = sequence(300, 16).iter().map(|x| 4.0 * x).collect();
+        for (name, share) in [
+            ("weights of the 3 experts chosen (5, 7, 9) of 16 with logits 4·x(300, 16), of all", RouteShare::OfAll),
+            ("the same, of the chosen", RouteShare::OfChosen),
+        ] {
+            let routes = route(&logits, 3, share);
+            assert_eq!(routes.iter().map(|route| route.expert).collect::<Vec<_>>(), [5, 7, 9]);
+            vectors.push((name, routes.iter().map(|route| route.weight).collect()));
+        }
+        let long = RopeScaling::LongRope {
+            factors: vec![1.0, 1.5, 2.0, 3.0],
+            factor: 4.0,
+            original_context: 4096.0,
+            attention_factor: None,
+        };
+        let frequencies = RopeFrequencies::new(1e4, 8, &long).expect("valid parameters");
+        vectors.push((
+            "rope frequencies of 8 dimensions, θ 1e4, longrope (factors 1, 1.5, 2, 3, factor 4, C 4096): all, and the attention factor",
+            frequencies.inverse().iter().copied().chain([frequencies.attention_factor()]).collect(),
         ));
 
         let shape = AttentionShape {
