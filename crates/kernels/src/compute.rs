@@ -94,17 +94,20 @@ impl Compute {
         });
     }
 
-    /// `x += y`, rows of `width`.
-    pub fn add_assign(&self, x: &mut [f32], y: &[f32], width: usize) {
-        assert_eq!(x.len(), y.len(), "add_assign: lengths differ");
-        let chunk = self.rows_per_chunk(x.len() / width, width);
-        self.pool.run_rows(x, width, chunk, |row, x| self.vector.add_assign(x, &y[row * width..][..width]));
-    }
-
     /// `x = fma(y, scale, x)`, rows of `width`.
     pub fn add_scaled(&self, x: &mut [f32], y: &[f32], scale: f32, width: usize) {
         assert_eq!(x.len(), y.len(), "add_scaled: lengths differ");
         self.for_rows(x, width, |row, x| self.vector.add_scaled(x, &y[row * width..][..width], scale));
+    }
+
+    /// `x = x · scale`, rows of `width`.
+    pub fn scale(&self, x: &mut [f32], scale: f32, width: usize) {
+        self.for_rows(x, width, |_, x| x.iter_mut().for_each(|x| *x *= scale));
+    }
+
+    /// `x = cap · tanh(x / cap)`, rows of `width`.
+    pub fn softcap(&self, x: &mut [f32], cap: f32, width: usize) {
+        self.for_rows(x, width, |_, x| self.vector.softcap(x, cap));
     }
 
     /// `out` = what `kind` makes of `gate` and `up`, rows of `width`.

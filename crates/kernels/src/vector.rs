@@ -14,7 +14,6 @@ use crate::rope::RopeStyle;
 #[derive(Clone, Copy)]
 pub(crate) struct VectorTable {
     pub(crate) rms_norm: unsafe fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
-    pub(crate) add_assign: unsafe fn(x: &mut [f32], y: &[f32]),
     pub(crate) add_scaled: unsafe fn(x: &mut [f32], y: &[f32], scale: f32),
     pub(crate) silu_mul: unsafe fn(gate: &[f32], up: &[f32], out: &mut [f32]),
     pub(crate) gelu_mul: unsafe fn(gate: &[f32], up: &[f32], out: &mut [f32]),
@@ -30,7 +29,6 @@ pub(crate) struct VectorTable {
 /// The scalar reference.
 pub(crate) static REFERENCE: VectorTable = VectorTable {
     rms_norm,
-    add_assign,
     add_scaled,
     silu_mul,
     gelu_mul,
@@ -98,14 +96,7 @@ impl VectorKernels {
         unsafe { (self.table.rms_norm)(x, weight, eps, out) }
     }
 
-    /// `x += y`.
-    pub fn add_assign(&self, x: &mut [f32], y: &[f32]) {
-        assert_eq!(x.len(), y.len(), "add_assign: lengths differ");
-        // SAFETY: `new` checked that the instruction set is available.
-        unsafe { (self.table.add_assign)(x, y) }
-    }
-
-    /// `x = fma(y, scale, x)`.
+    /// `x = fma(y, scale, x)`; with a scale of 1, `x + y`.
     pub fn add_scaled(&self, x: &mut [f32], y: &[f32], scale: f32) {
         assert_eq!(x.len(), y.len(), "add_scaled: lengths differ");
         // SAFETY: `new` checked that the instruction set is available.
@@ -205,12 +196,6 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = rms_scale(lane_sum(x, |lane, x| x.mul_add(x, lane)), x.len(), eps);
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = x * scale * weight;
-    }
-}
-
-fn add_assign(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
     }
 }
 

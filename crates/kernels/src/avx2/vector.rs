@@ -5,7 +5,7 @@ use crate::math::{
     EXP, EXP_HIGH, EXP_LOW, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW, LOG2_E, ROUND, TANH, TANH_SMALL, ln,
 };
 use crate::rope::RopeStyle;
-use crate::vector::{REFERENCE, VectorTable, rms_scale, rotate};
+use crate::vector::{VectorTable, rms_scale, rotate};
 use std::arch::x86_64::*;
 
 pub(crate) static TABLE: VectorTable = VectorTable {
@@ -20,7 +20,6 @@ pub(crate) static TABLE: VectorTable = VectorTable {
     log_sum_exp,
     rope,
     attend: attention::attend,
-    ..REFERENCE
 };
 
 #[inline]

@@ -43,7 +43,10 @@ fn bits_are_the_references_on_every_instruction_set() {
                     op(reference, &mut expected);
                     assert_bits(&case, &got, &expected);
                 };
-                in_place(&|kernels, x| kernels.add_assign(x, y));
+                in_place(&|kernels, x| {
+                    kernels.add_scaled(x, y, 1.0);
+                    assert_bits(&case, x, &input.iter().zip(y).map(|(x, y)| x + y).collect::<Vec<_>>());
+                });
                 in_place(&|kernels, x| kernels.exp(x));
                 in_place(&|kernels, x| kernels.sigmoid(x));
                 for gate in [
@@ -54,7 +57,7 @@ fn bits_are_the_references_on_every_instruction_set() {
                 ] {
                     in_place(&|kernels, x| kernels.gate_mul(gate, input, y, x));
                 }
-                for scale in [1.0, 0.22, -1e-30] {
+                for scale in [0.22, -1e-30] {
                     in_place(&|kernels, x| kernels.add_scaled(x, y, scale));
                 }
                 for cap in [30.0, 0.7, 1e-38] {
