@@ -127,6 +127,36 @@ fn a_receiver_that_leaves_frees_its_place() {
 }
 
 #[test]
+fn dropping_the_engine_ends_what_is_under_way_and_what_is_queued() {
+    let served = serve(1, EngineOptions { batch: 1, context_length: Some(400), ..EngineOptions::default() });
+    let end = served.text.tokenizer().end_of_generation()[0];
+    let sampling = Sampling { logit_bias: vec![(end, -1e9)], ..Sampling::default() };
+    // The first one stops the engine's thread until all are queued.
+    let (start, started) = mpsc::channel::<()>();
+    let (sender, finished) = mpsc::channel();
+    for started in [Some(started), None, None, None] {
+        let sender = sender.clone();
+        let sink = move |event| {
+            if let Some(started) = &started {
+                // An error once the other end is gone: go on.
+                let _ = started.recv();
+            }
+            if let Event::Finished(finished) = event {
+                sender.send(finished).unwrap();
+            }
+            Flow::Continue
+        };
+        served.engine.submit(request(&served, "once upon a time", 300, sampling.clone()), Box::new(sink)).unwrap();
+    }
+    drop((sender, start));
+    drop(served);
+    let finished: Vec<Finished> = finished.into_iter().collect();
+    assert_eq!(finished.len(), 4, "each gets its last event");
+    let last = &finished[3];
+    assert_eq!((last.reason, last.completion_tokens), (FinishReason::Cancelled, 0));
+}
+
+#[test]
 fn requests_that_cannot_be_answered_are_refused() {
     let served = serve(1, EngineOptions { context_length: Some(64), ..EngineOptions::default() });
     let refuse = |change: &dyn Fn(&mut GenerationRequest)| {
