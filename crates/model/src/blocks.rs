@@ -3,7 +3,7 @@
 //! Shape letters: M tokens of the batch, C elements of the residual stream, H query heads, G kv heads, D elements of a
 //! head, F elements of the feed-forward's inside, V the vocabulary.
 
-use crate::source::{Place, Source};
+use crate::source::{Part, Place, Source};
 use crate::{Cache, Chunk, Error};
 use freehold_kernels::{
     ActivationKind, Activations, AttentionInput, AttentionShape, Compute, Gate, KV_BLOCK, Matrix, Product,
@@ -18,7 +18,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn load(source: &Source<'_>, place: Place, name: &str, rows: usize, cols: usize) -> Result<Self, Error> {
-        let [linear] = Self::load_parts(source, place, name, [rows], cols)?;
+        let [linear] = Self::load_parts(source, place, name, [rows.into()], cols)?;
         Ok(linear)
     }
 
@@ -27,14 +27,14 @@ impl Linear {
         source: &Source<'_>,
         place: Place,
         name: &str,
-        rows: [usize; N],
+        parts: [Part; N],
         cols: usize,
     ) -> Result<[Self; N], Error> {
-        let mut matrices = source.matrices(place, name, &rows, cols)?.into_iter();
-        let mut biases = source.biases(place, name, &rows)?.map(Vec::into_iter);
-        Ok(rows.map(|_| Self {
-            matrix: matrices.next().expect("one matrix for each number of rows"),
-            bias: biases.as_mut().map(|biases| biases.next().expect("one bias for each number of rows")),
+        let mut matrices = source.matrices(place, name, &parts, cols)?.into_iter();
+        let mut biases = source.biases(place, name, &parts)?.map(Vec::into_iter);
+        Ok(parts.map(|_| Self {
+            matrix: matrices.next().expect("one matrix for each part"),
+            bias: biases.as_mut().map(|biases| biases.next().expect("one bias for each part")),
         }))
     }
 }
@@ -78,10 +78,10 @@ pub(crate) struct Attention {
     shape: AttentionShape,
     /// Which of the model's frequencies rotate q and k; none where positions are not embedded.
     rope: Option<usize>,
-    style: RopeStyle,
 }
 
 impl Attention {
+    /// `interleaved`: how many elements of each head of q and k are rotated and have their halves interleaved in the file.
     pub(crate) fn load(
         source: &Source<'_>,
         layer: usize,
@@ -89,23 +89,24 @@ impl Attention {
         shape: AttentionShape,
         head_norms: HeadNorms,
         rope: Option<usize>,
-        style: RopeStyle,
+        interleaved: Option<usize>,
     ) -> Result<Self, Error> {
         let place = Place::Layer(layer);
-        let rows = [shape.heads * shape.k_dim, shape.kv_heads * shape.k_dim, shape.kv_heads * shape.v_dim];
+        let heads = |heads| Part {
+            rows: heads * shape.k_dim,
+            interleaved: interleaved.map(|rotary_dim| (shape.k_dim, rotary_dim)),
+        };
+        let parts = [heads(shape.heads), heads(shape.kv_heads), (shape.kv_heads * shape.v_dim).into()];
         let [q, k, v] = if source.has(place, "attn_qkv") {
-            Linear::load_parts(source, place, "attn_qkv", rows, width)?
+            Linear::load_parts(source, place, "attn_qkv", parts, width)?
         } else {
-            [
-                Linear::load(source, place, "attn_q", rows[0], width)?,
-                Linear::load(source, place, "attn_k", rows[1], width)?,
-                Linear::load(source, place, "attn_v", rows[2], width)?,
-            ]
+            let load = |name, part| Linear::load_parts(source, place, name, [part], width).map(|[linear]| linear);
+            [load("attn_q", parts[0])?, load("attn_k", parts[1])?, load("attn_v", parts[2])?]
         };
         let norms = match head_norms {
             HeadNorms::None => None,
             HeadNorms::EachHead => Some([shape.k_dim; 2]),
-            HeadNorms::AllHeads => Some([rows[0], rows[1]]),
+            HeadNorms::AllHeads => Some([parts[0].rows, parts[1].rows]),
         };
         let norm = |name, length| Norm::load(source, place, name, length);
         Ok(Self {
@@ -118,7 +119,6 @@ impl Attention {
                 .transpose()?,
             shape,
             rope,
-            style,
         })
     }
 
@@ -131,8 +131,8 @@ impl Attention {
             [q, k] = normed;
         }
         if let Some(rope) = self.rope {
-            step.rope(rope, &mut q, &self.shape, self.style);
-            step.rope(rope, &mut k, &self.shape, self.style);
+            step.rope(rope, &mut q, &self.shape);
+            step.rope(rope, &mut k, &self.shape);
         }
         step.write(layer, &k, &v);
         let attended = step.attend(layer, &self.shape, &q);
@@ -174,7 +174,7 @@ impl GatedUnit {
         let load = |name, rows, cols| Linear::load(source, place, name, rows, cols);
         let ([gate, up], down) = match tensors {
             UnitTensors::Separate => ([load("ffn_gate", inner, width)?, load("ffn_up", inner, width)?], "ffn_down"),
-            UnitTensors::Fused => (Linear::load_parts(source, place, "ffn_up", [inner; 2], width)?, "ffn_down"),
+            UnitTensors::Fused => (Linear::load_parts(source, place, "ffn_up", [inner.into(); 2], width)?, "ffn_down"),
             UnitTensors::Shared => {
                 ([load("ffn_gate_shexp", inner, width)?, load("ffn_up_shexp", inner, width)?], "ffn_down_shexp")
             }
@@ -301,12 +301,12 @@ impl<'a> Step<'a> {
     }
 
     /// Turns each token's heads by the angles of its position.
-    fn rope(&self, rope: usize, x: &mut [f32], shape: &AttentionShape, style: RopeStyle) {
+    fn rope(&self, rope: usize, x: &mut [f32], shape: &AttentionShape) {
         let tokens: usize = self.chunks.iter().map(|chunk| chunk.tokens.len()).sum();
         let vector = self.compute.vector();
         self.compute.for_rows(x, x.len() / tokens, |token, heads| {
             let (cos, sin) = self.ropes[rope].row(token);
-            vector.rope(heads, shape.k_dim, cos, sin, style);
+            vector.rope(heads, shape.k_dim, cos, sin, RopeStyle::Halves);
         });
     }
 

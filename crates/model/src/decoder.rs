@@ -7,13 +7,14 @@ use crate::experts::{Experts, ExpertsShape};
 use crate::source::{Place, Source};
 use crate::{Error, LogitRows};
 use freehold_formats::RopeLayers;
-use freehold_kernels::{AttentionShape, Gate, RopeFrequencies, RopeStyle};
+use freehold_kernels::{AttentionShape, Gate, RopeFrequencies};
 
 /// What distinguishes one architecture from another.
 pub(crate) struct Variant {
     /// Frequencies of rotary positions: layers say which they use.
     pub(crate) ropes: Vec<RopeFrequencies>,
-    pub(crate) rope_style: RopeStyle,
+    /// The file interleaves the rotated halves of each head of q and k.
+    pub(crate) interleaved: bool,
     pub(crate) layers: Vec<LayerKind>,
     pub(crate) norms: LayerNorms,
     pub(crate) head_norms: HeadNorms,
@@ -85,7 +86,7 @@ impl Variant {
     pub(crate) fn of(ropes: Vec<RopeFrequencies>, windows: Vec<Option<usize>>, config: &Config) -> Self {
         Self {
             ropes,
-            rope_style: RopeStyle::Halves,
+            interleaved: false,
             layers: windows.into_iter().map(|window| LayerKind { window, rope: Some(0) }).collect(),
             norms: LayerNorms::BEFORE,
             head_norms: HeadNorms::None,
@@ -199,10 +200,11 @@ impl Layer {
             softcap: variant.attention_softcap,
             sinks: variant.sinks.then(sinks).transpose()?,
         };
+        let interleaved = variant.interleaved.then(|| 2 * variant.ropes[0].pairs());
         let tensors = if variant.fused_gate { UnitTensors::Fused } else { UnitTensors::Separate };
         Ok(Self {
             attention_norms: Norms::load(source, index, variant.norms.attention, width)?,
-            attention: Attention::load(source, index, width, shape, variant.head_norms, kind.rope, variant.rope_style)?,
+            attention: Attention::load(source, index, width, shape, variant.head_norms, kind.rope, interleaved)?,
             feed_forward_norms: Norms::load(source, index, variant.norms.feed_forward, width)?,
             feed_forward: match &variant.experts {
                 Some(experts) => FeedForward::Experts(Experts::load(source, index, experts, width, variant.gate)?),

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::source::{ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Source};
 use freehold_formats::{Array, Checkpoint, RopeLayers, RopeParameters, RopeScaling as Scaling, Value};
-use freehold_kernels::{RopeFrequencies, RopeScaling, RopeStyle};
+use freehold_kernels::{RopeFrequencies, RopeScaling};
 
 impl Source<'_> {
     /// The architecture: GGUF's `general.architecture`, Hugging Face's `model_type`.
@@ -152,11 +152,6 @@ impl Source<'_> {
                 Ok(spread(window, full_every))
             }
         }
-    }
-
-    /// How pairs lie in architectures of which GGUF files hold q and k with the two halves of each head interleaved.
-    pub(crate) fn permuted_rope_style(&self) -> RopeStyle {
-        if self.is_gguf() { RopeStyle::Pairs } else { RopeStyle::Halves }
     }
 
     /// Which layers rotate q and k, by SmolLM3's settings. GGUF files have none: there all but every fourth do.

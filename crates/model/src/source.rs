@@ -77,6 +77,35 @@ pub(crate) enum Place {
     Layer(usize),
 }
 
+/// Rows of a tensor that make a matrix of their own.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) rows: usize,
+    /// (elements of a head, those of them that rope rotates), where the rows are heads whose two rotated halves take turns.
+    /// They are put one after the other, so that the bits are those of the same model in Hugging Face's form.
+    pub(crate) interleaved: Option<(usize, usize)>,
+}
+
+impl From<usize> for Part {
+    fn from(rows: usize) -> Self {
+        Self { rows, interleaved: None }
+    }
+}
+
+impl Part {
+    /// Where row `row` of the matrix stands among the part's rows in the file.
+    fn row_in_file(self, row: usize) -> usize {
+        let Some((head_dim, rotary_dim)) = self.interleaved else { return row };
+        let (head, element, half) = (row / head_dim, row % head_dim, rotary_dim / 2);
+        let place = match element {
+            _ if element < half => 2 * element,
+            _ if element < rotary_dim => 2 * (element - half) + 1,
+            _ => element,
+        };
+        head * head_dim + place
+    }
+}
+
 impl<'a> Source<'a> {
     /// `progress` is told the bytes of each tensor loaded.
     pub(crate) fn new(checkpoint: &'a Checkpoint, compute: &'a Compute, progress: &'a mut dyn FnMut(u64)) -> Self {
@@ -145,35 +174,45 @@ impl<'a> Source<'a> {
     }
 
     /// Weight matrices of `cols` columns that lie one below the other in one tensor, each packed.
-    pub(crate) fn matrices(&self, place: Place, name: &str, rows: &[usize], cols: usize) -> Result<Vec<Matrix>, Error> {
+    pub(crate) fn matrices(&self, place: Place, name: &str, parts: &[Part], cols: usize) -> Result<Vec<Matrix>, Error> {
         let full_name = self.name(place, name, "weight");
         let tensor = self.find(&full_name).ok_or(Error::MissingTensor(full_name))?;
-        let total = rows.iter().sum();
+        let total = parts.iter().map(|part| part.rows).sum();
         // A single row may be a vector in the file: converters to GGUF drop dimensions of 1.
         if !(total == 1 && tensor.shape == [cols as u64]) {
             check_shape(&tensor, &[total, cols])?;
         }
+        let row_bytes = tensor.bytes.len() / total;
         let mut first = 0;
-        rows.iter()
-            .map(|&rows| {
-                first += rows;
-                self.pack(&tensor, total, first - rows, rows, cols)
-            })
-            .collect()
+        let mut matrices = Vec::new();
+        for part in parts {
+            let bytes = &tensor.bytes[first * row_bytes..(first + part.rows) * row_bytes];
+            let ordered;
+            let bytes = if part.interleaved.is_some() {
+                let row = |row| &bytes[part.row_in_file(row) * row_bytes..][..row_bytes];
+                ordered = (0..part.rows).flat_map(row).copied().collect::<Vec<u8>>();
+                &ordered
+            } else {
+                bytes
+            };
+            matrices.push(self.pack(&tensor, part.rows, cols, bytes)?);
+            first += part.rows;
+        }
+        Ok(matrices)
     }
 
     /// The biases that go with [`Self::matrices`], where the file has them.
-    pub(crate) fn biases(&self, place: Place, name: &str, rows: &[usize]) -> Result<Option<Vec<Vec<f32>>>, Error> {
+    pub(crate) fn biases(&self, place: Place, name: &str, parts: &[Part]) -> Result<Option<Vec<Vec<f32>>>, Error> {
         let Some(tensor) = self.find(&self.name(place, name, "bias")) else { return Ok(None) };
-        let all = self.numbers(&tensor, &[rows.iter().sum()])?;
+        let all = self.numbers(&tensor, &[parts.iter().map(|part| part.rows).sum()])?;
         let mut rest = &all[..];
-        let mut parts = Vec::new();
-        for &rows in rows {
-            let (part, others) = rest.split_at(rows);
-            parts.push(part.to_vec());
+        let mut biases = Vec::new();
+        for part in parts {
+            let (own, others) = rest.split_at(part.rows);
+            biases.push((0..part.rows).map(|row| own[part.row_in_file(row)]).collect());
             rest = others;
         }
-        Ok(Some(parts))
+        Ok(Some(biases))
     }
 
     /// The weight matrices of all experts of a layer, `rows` × `cols` each.
@@ -188,11 +227,12 @@ impl<'a> Source<'a> {
         let full_name = self.name(Place::Layer(layer), name, "weight");
         if self.is_gguf() {
             let tensor = self.require(&full_name, &[experts, rows, cols])?;
-            return (0..experts).map(|expert| self.pack(&tensor, experts * rows, expert * rows, rows, cols)).collect();
+            let bytes = tensor.bytes.chunks_exact(tensor.bytes.len() / experts);
+            return bytes.map(|bytes| self.pack(&tensor, rows, cols, bytes)).collect();
         }
         let of_expert = |expert: usize| {
             let tensor = self.require(&full_name.replace("{}", &expert.to_string()), &[rows, cols])?;
-            self.pack(&tensor, rows, 0, rows, cols)
+            self.pack(&tensor, rows, cols, tensor.bytes)
         };
         (0..experts).map(of_expert).collect()
     }
@@ -209,17 +249,8 @@ impl<'a> Source<'a> {
         Ok(Some(self.numbers(&tensor, &[experts, rows])?.chunks_exact(rows).map(<[f32]>::to_vec).collect()))
     }
 
-    /// Packs `rows` of the `total` rows of `cols` numbers that a tensor holds, from row `first` on.
-    fn pack(
-        &self,
-        tensor: &TensorView<'_>,
-        total: usize,
-        first: usize,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Matrix, Error> {
-        let row_bytes = tensor.bytes.len() / total;
-        let bytes = &tensor.bytes[first * row_bytes..(first + rows) * row_bytes];
+    /// Packs a matrix out of `bytes` of a tensor.
+    fn pack(&self, tensor: &TensorView<'_>, rows: usize, cols: usize, bytes: &[u8]) -> Result<Matrix, Error> {
         Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute.pool()).map_err(|source| unusable(tensor, source))
     }
 
@@ -248,7 +279,7 @@ impl<'a> Source<'a> {
             }
         }
         let rows = turned.len() / (cols * size);
-        Matrix::pack(tensor.dtype, rows, cols, &turned, self.compute.pool()).map_err(|source| unusable(tensor, source))
+        self.pack(tensor, rows, cols, &turned)
     }
 
     /// A vector of `length` numbers as f32.
@@ -260,7 +291,7 @@ impl<'a> Source<'a> {
     pub(crate) fn numbers(&self, tensor: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>, Error> {
         check_shape(tensor, shape)?;
         let length = shape.iter().product();
-        let row = self.pack(tensor, 1, 0, 1, length)?;
+        let row = self.pack(tensor, 1, length, tensor.bytes)?;
         let mut numbers = vec![0.0; length];
         row.dequantize_row(0, &mut numbers);
         Ok(numbers)

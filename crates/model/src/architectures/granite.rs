@@ -13,7 +13,7 @@ pub(super) static GRANITE: Architecture = Architecture {
         let attention_scale = source.optional_number("attention.scale", "attention_multiplier")?;
         let logits_scaling = source.optional_number("logit_scale", "logits_scaling")?;
         Ok(Variant {
-            rope_style: source.permuted_rope_style(),
+            interleaved: source.is_gguf(),
             embedding_scale: source.optional_number("embedding_scale", "embedding_multiplier")?,
             attention_scale: attention_scale.unwrap_or(plain.attention_scale),
             residual_scale: source.optional_number("residual_scale", "residual_multiplier")?.unwrap_or(1.0),

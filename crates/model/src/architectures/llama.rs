@@ -20,7 +20,7 @@ pub(super) static LLAMA: Architecture = Architecture {
     },
     variant: |source, config| {
         Ok(Variant {
-            rope_style: source.permuted_rope_style(),
+            interleaved: source.is_gguf(),
             experts: ExpertsShape::load(source, config.feed_forward, RouteShare::OfChosen)?,
             ..Variant::plain(source, config)?
         })

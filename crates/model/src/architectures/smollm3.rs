@@ -13,6 +13,6 @@ pub(super) static SMOLLM3: Architecture = Architecture {
         let rotates = source.layers_with_rope(config.layers)?;
         let layers = plain.layers.iter().zip(rotates);
         let layers = layers.map(|(kind, rotates)| LayerKind { rope: rotates.then_some(0), ..*kind });
-        Ok(Variant { layers: layers.collect(), rope_style: source.permuted_rope_style(), ..plain })
+        Ok(Variant { layers: layers.collect(), interleaved: source.is_gguf(), ..plain })
     },
 };

@@ -88,6 +88,28 @@ fn logits_are_those_of_transformers() {
     }
 }
 
+#[test]
+fn a_gguf_file_gives_the_bits_of_the_checkpoint_it_was_made_from() {
+    let compute = Compute::new(Isa::best(), 2).unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/gguf")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let golden = golden(&name);
+        let [from_folder, from_gguf] = [golden.checkpoint, Checkpoint::open(&path).unwrap()].map(|checkpoint| {
+            let model =
+                Model::load(&checkpoint, &compute, &mut |_| {}).unwrap_or_else(|error| panic!("{name}: {error}"));
+            logits(&model, &compute, KvType::F32, &golden.tokens, usize::MAX)
+        });
+        assert_eq!(digest(&from_gguf), digest(&from_folder), "{name}");
+        names.push(name);
+    }
+    assert!(names.len() > 10, "only {names:?}");
+}
+
 /// Golden checkpoints and a GGUF whose layers use every quantised type, over sequences of more than one block.
 fn models() -> Vec<(&'static str, Checkpoint)> {
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny/tiny-llama.gguf");
