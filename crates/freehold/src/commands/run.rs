@@ -13,7 +13,7 @@ use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  freehold run smollm2:135m \"What is the capital of France?\"\n  \
+#[command(after_help = "Examples:\n  freehold run smollm2:135m \"What is the capital of France?\" --temperature 0\n  \
     freehold run smollm2:135m            (a chat)\n\n\
     The same model, prompt, settings and seed give the same answer on every machine.")]
 pub(crate) struct Options {
