@@ -24,10 +24,10 @@ impl Server {
     /// On a free port; returns when it is ready.
     fn start(home: &Home, model: &str) -> Self {
         let mut command = home.command(PROGRAM, &["up", model, "--address", "127.0.0.1:0", "--json"]);
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap();
+        let Ok(ready) = serde_json::from_str::<Value>(&line) else { panic!("{line} {:?}", process.wait_with_output()) };
         assert_eq!(ready.as_object().unwrap().keys().collect::<Vec<_>>(), ["url", "key"]);
         let address = ready["url"].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap();
         Self { process, address, key: ready["key"].as_str().unwrap().to_owned() }
@@ -80,8 +80,11 @@ impl Server {
         }
     }
 
-    fn wait(mut self) -> Option<i32> {
-        self.process.wait().unwrap().code()
+    /// The exit code and what was said on standard error.
+    fn wait(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.process.wait().unwrap().code(), said)
     }
 }
 
@@ -256,7 +259,7 @@ fn a_stop_lets_the_answer_under_way_finish() {
         let [.., last, done] = &events[..] else { panic!("{rest}") };
         assert_eq!(*done, "[DONE]");
         assert_eq!(serde_json::from_str::<Value>(last).unwrap()["choices"][0]["finish_reason"], "length");
-        assert_eq!(server.wait(), Some(0));
+        assert_eq!(server.wait(), (Some(0), String::new()));
     }
 }
 
@@ -273,7 +276,7 @@ fn a_second_signal_ends_the_answer_under_way() {
     // Cut in the midst of it, the connection may be reset.
     let _ = client.read_to_string(&mut rest);
     assert!(!rest.contains("[DONE]"), "{rest}");
-    assert_eq!(server.wait(), Some(1));
+    assert_eq!(server.wait(), (Some(1), "error: stopped while answers were under way\n".to_owned()));
 }
 
 #[test]
