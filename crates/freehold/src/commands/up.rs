@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use freehold_gateway::{AdminKey, EngineBackend, Gateway, ModelInfo};
 use serde_json::json;
 use std::io::{ErrorKind, IsTerminal as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,6 +53,7 @@ impl Options {
             licence: (!opened.entry.facts.licenses.is_empty()).then(|| opened.entry.facts.licenses.join(", ")),
             sampling: ModelInfo::DEFAULT_SAMPLING,
         };
+        let is_unnamed = self.allowed_hosts.is_empty();
         let options = freehold_gateway::Options {
             allowed_hosts: self.allowed_hosts,
             allowed_origins: self.allowed_origins,
@@ -60,7 +61,7 @@ impl Options {
         };
         let backend = Arc::new(EngineBackend::new(engine, text, info));
         let gateway = Gateway::new(backend, key, options)?;
-        let url = format!("http://{address}");
+        let url = format!("http://{}", callable(address));
         let signals = {
             let _context = runtime.enter();
             // Before anybody is told that it is ready: who stops it then stops it well.
@@ -70,6 +71,11 @@ impl Options {
             output::print_json(&json!({ "url": url, "key": secret }))?;
         } else {
             output::print_line(&ready(&url, &opened.label(), home))?;
+            if address.ip().is_unspecified() && is_unnamed {
+                output::print_line(
+                    "Other machines are refused until --allow-host gives the name they call this one by.",
+                )?;
+            }
         }
         runtime.block_on(serve(gateway, listener, signals))
     }
@@ -100,6 +106,16 @@ fn program() -> String {
         Ok(path) if !installed => path.display().to_string(),
         _ => "freehold".to_owned(),
     }
+}
+
+/// An address to call the server at: every address of the machine is none, and loopback is one of them.
+fn callable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 fn ready(url: &str, model: &str, home: &Home) -> String {

@@ -22,8 +22,12 @@ struct Server {
 
 impl Server {
     /// On a free port; returns when it is ready.
-    fn start(home: &Home, model: &str) -> Self {
-        let mut command = home.command(PROGRAM, &["up", model, "--address", "127.0.0.1:0", "--json"]);
+    fn start(home: &Home) -> Self {
+        Self::start_at(home, "127.0.0.1:0")
+    }
+
+    fn start_at(home: &Home, address: &str) -> Self {
+        let mut command = home.command(PROGRAM, &["up", "tiny", "--address", address, "--json"]);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -143,7 +147,7 @@ fn endless_request(max_tokens: u32) -> Value {
 #[test]
 fn the_doors_are_closed_to_those_without_the_key_or_for_another_host() {
     let home = Home::with_tiny();
-    let server = Server::start(&home, "tiny");
+    let server = Server::start(&home);
     let key_file = home.path("home/admin.key").metadata().unwrap();
     assert_eq!(key_file.permissions().mode() & 0o777, 0o600);
     assert_eq!(home.run(&["key", "show"]).succeeded().trim(), server.key);
@@ -170,7 +174,7 @@ fn the_doors_are_closed_to_those_without_the_key_or_for_another_host() {
 #[test]
 fn streamed_whole_and_in_the_terminal_an_answer_is_the_same() {
     let home = Home::with_tiny();
-    let server = Server::start(&home, "tiny");
+    let server = Server::start(&home);
     let checkpoint = Checkpoint::open(TINY.as_ref()).unwrap();
     let text = TextModel::open(&checkpoint).unwrap();
     for (temperature, seed) in [(0.0, 0), (1.0, 7), (1.5, 1u64 << 40)] {
@@ -220,9 +224,88 @@ fn streamed_whole_and_in_the_terminal_an_answer_is_the_same() {
 }
 
 #[test]
+fn in_company_an_answer_is_the_same() {
+    let home = Home::with_tiny();
+    let server = Server::start(&home);
+    let ask = |seed: usize| {
+        let messages = json!([{"role": "user", "content": "Who owns it? ".repeat(1 + seed * 5 % 23)}]);
+        let (status, answer) =
+            server.chat(&json!({"messages": messages, "seed": seed, "max_tokens": 60, "logprobs": true}));
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"].clone()
+    };
+    let seeds = 0..12;
+    let alone: Vec<Value> = seeds.clone().map(ask).collect();
+    let together: Vec<Value> = std::thread::scope(|scope| {
+        let clients: Vec<_> = seeds.map(|seed| scope.spawn(move || ask(seed))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(together, alone);
+}
+
+#[test]
+fn requests_that_make_no_sense_leave_the_server_as_it_was() {
+    let home = Home::with_tiny();
+    let server = Server::start(&home);
+    let sensible = json!({"temperature": 1, "seed": 3, "max_tokens": 20});
+    let before = server.chat(&sensible);
+    for fields in [
+        json!({"temperature": -1}),
+        json!({"temperature": 1e300}),
+        json!({"top_p": -0.5}),
+        json!({"min_p": 2}),
+        json!({"top_k": 0.5}),
+        json!({"max_tokens": 0}),
+        json!({"max_tokens": -1}),
+        json!({"max_tokens": 1e30}),
+        json!({"repetition_penalty": 0}),
+        json!({"presence_penalty": 3}),
+        json!({"frequency_penalty": -3}),
+        json!({"logit_bias": {"359": 1}}),
+        json!({"logit_bias": {"0": 1e300}}),
+        json!({"top_logprobs": 21, "logprobs": true}),
+        json!({"stop": ["a", "b", "c", "d", "e"]}),
+        json!({"seed": "one"}),
+        json!({"messages": []}),
+        json!({"messages": [{"role": "emperor", "content": "Who?"}]}),
+        json!({"messages": [{"role": "user", "content": "word ".repeat(1 << 20)}]}),
+        json!({"n": 2}),
+    ] {
+        for stream in [false, true] {
+            let mut fields = fields.clone();
+            fields["stream"] = json!(stream);
+            let (status, reply) = server.chat(&fields);
+            assert_eq!((status, &reply["error"]["type"]), (400, &json!("invalid_request_error")), "{fields}: {reply}");
+        }
+    }
+    // The most that makes sense.
+    for fields in [
+        json!({"max_tokens": u64::MAX}),
+        json!({"seed": i64::MIN}),
+        json!({"temperature": 2, "top_p": 0.001, "top_k": u32::MAX, "repetition_penalty": 2, "max_tokens": 9}),
+        json!({"temperature": 1e-40, "max_tokens": 9}),
+        json!({"logit_bias": {"0": -100, "358": 100}, "max_tokens": 9}),
+        json!({"messages": [{"role": "user", "content": ""}], "max_tokens": 1, "top_logprobs": 20, "logprobs": true}),
+    ] {
+        let (status, reply) = server.chat(&fields);
+        assert_eq!(status, 200, "{fields}: {reply}");
+    }
+    let after = server.chat(&sensible);
+    assert_eq!((after.0, &after.1["choices"]), (200, &before.1["choices"]));
+}
+
+#[test]
+fn listening_on_every_address_it_names_one_that_can_be_called() {
+    let home = Home::with_tiny();
+    let server = Server::start_at(&home, "0.0.0.0:0");
+    assert!(server.address.ip().is_loopback());
+    assert_eq!(server.get("/v1/models", &[server.host(), server.authorization()]).0, 200);
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_refused() {
     let home = Home::with_tiny();
-    let server = Server::start(&home, "tiny");
+    let server = Server::start(&home);
     for stream in [false, true] {
         let messages = json!([{"role": "user", "content": "word ".repeat(2000)}]);
         let (status, reply) = server.chat(&json!({"messages": messages, "stream": stream}));
@@ -234,7 +317,7 @@ fn a_prompt_that_does_not_fit_is_refused() {
 #[test]
 fn a_client_that_leaves_frees_its_place() {
     let home = endless();
-    let server = Server::start(&home, "tiny");
+    let server = Server::start(&home);
     // Each takes most of a context: beside two there is no place for a third.
     let request = endless_request(CONTEXT - 200);
     let mut clients = [(); 2].map(|()| server.begin(&request));
@@ -248,7 +331,7 @@ fn a_client_that_leaves_frees_its_place() {
 fn a_stop_lets_the_answer_under_way_finish() {
     let home = endless();
     for signal in ["TERM", "INT"] {
-        let server = Server::start(&home, "tiny");
+        let server = Server::start(&home);
         let mut client = server.begin(&endless_request(2_000));
         read_first_token(&mut client);
         server.signal(signal);
@@ -266,7 +349,7 @@ fn a_stop_lets_the_answer_under_way_finish() {
 #[test]
 fn a_second_signal_ends_the_answer_under_way() {
     let home = endless();
-    let server = Server::start(&home, "tiny");
+    let server = Server::start(&home);
     let mut client = server.begin(&endless_request(CONTEXT - 200));
     read_first_token(&mut client);
     server.signal("INT");
