@@ -1,7 +1,7 @@
 //! A checkpoint's hyper-parameters for all architectures, under GGUF's and Hugging Face's keys.
 
 use crate::Error;
-use crate::source::{ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Source};
+use crate::source::Source;
 use freehold_formats::{Array, Checkpoint, RopeLayers, RopeParameters, RopeScaling as Scaling, Value};
 use freehold_kernels::{RopeFrequencies, RopeScaling};
 
@@ -207,17 +207,17 @@ impl Source<'_> {
     /// The scaling that is written down as tensors, for `pairs` rotated pairs.
     fn rope_factors(&self, pairs: usize) -> Result<Option<RopeScaling>, Error> {
         let Checkpoint::Gguf(file) = self.checkpoint else { return Ok(None) };
-        if let Some(tensor) = self.find(ROPE_FACTORS) {
+        // Llama 3's.
+        if let Some(tensor) = self.find("rope_freqs.weight") {
             return Ok(Some(RopeScaling::Factors(self.numbers(&tensor, &[pairs])?)));
         }
-        if self.find(ROPE_FACTORS_LONG).is_none() {
-            return Ok(None);
-        }
+        let Some(long) = self.find("rope_factors_long.weight") else { return Ok(None) };
+        let short = self.require("rope_factors_short.weight", &[pairs])?;
         let original = file.metadata().u64(&self.gguf_key("rope.scaling.original_context_length")?)?;
-        let name = if self.reaches_beyond(original)? { ROPE_FACTORS_LONG } else { ROPE_FACTORS_SHORT };
+        let factors = if self.reaches_beyond(original)? { long } else { short };
         let attention_factor = self.optional_number("rope.scaling.attn_factor", "")?;
         Ok(Some(RopeScaling::LongRope {
-            factors: self.numbers(&self.require(name, &[pairs])?, &[pairs])?,
+            factors: self.numbers(&factors, &[pairs])?,
             factor: 1.0,
             original_context: original as f64,
             attention_factor: Some(f64::from(attention_factor.unwrap_or(1.0))),

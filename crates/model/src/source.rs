@@ -43,11 +43,6 @@ const LAYER_NAMES: [(&str, &str); 23] = [
 /// Of those, the ones that Hugging Face keeps outside a module, so that their names have no `.weight`.
 const BARE_NAMES: [&str; 1] = ["attn_sinks"];
 
-/// GGUF's tensors of factors by which rope's frequencies are divided: those of Llama 3, and of LongRoPE.
-pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
-pub(crate) const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
-pub(crate) const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
-
 /// What an architecture's checkpoints in Hugging Face's form have otherwise than a Llama's.
 #[derive(Clone, Copy)]
 pub(crate) struct Conventions {
@@ -187,14 +182,13 @@ impl<'a> Source<'a> {
         let mut matrices = Vec::new();
         for part in parts {
             let bytes = &tensor.bytes[first * row_bytes..(first + part.rows) * row_bytes];
-            let ordered;
-            let bytes = if part.interleaved.is_some() {
-                let row = |row| &bytes[part.row_in_file(row) * row_bytes..][..row_bytes];
-                ordered = (0..part.rows).flat_map(row).copied().collect::<Vec<u8>>();
-                &ordered
-            } else {
-                bytes
-            };
+            let mut ordered = Vec::new();
+            if part.interleaved.is_some() {
+                for row in 0..part.rows {
+                    ordered.extend_from_slice(&bytes[part.row_in_file(row) * row_bytes..][..row_bytes]);
+                }
+            }
+            let bytes = if part.interleaved.is_some() { &ordered } else { bytes };
             matrices.push(self.pack(&tensor, part.rows, cols, bytes)?);
             first += part.rows;
         }
@@ -302,7 +296,6 @@ impl<'a> Source<'a> {
         let used = self.used.into_inner();
         let known = |name: &str| {
             used.contains(name)
-                || [ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT].contains(&name)
                 // Stored beside a tied embedding by some tools, equal to it.
                 || name == "lm_head.weight"
                 // A table derived from the configuration, stored by old versions of transformers.

@@ -281,7 +281,7 @@ def llama_cpp_logits(path, tokens):
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_parameters)
     assert model, path
     parameters = llama_cpp.llama_context_default_params()
-    parameters.n_ctx, parameters.n_batch, parameters.n_threads = 32, 32, 2
+    parameters.n_ctx = parameters.n_batch = max(32, len(tokens))
     parameters.type_k = parameters.type_v = 0
     parameters.flash_attn_type = 0
     context = llama_cpp.llama_init_from_model(model, parameters)
