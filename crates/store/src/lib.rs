@@ -17,6 +17,8 @@
 
 mod disk;
 mod error;
+#[cfg(all(test, unix))]
+mod faults;
 mod ingest;
 mod lock;
 mod manifest;

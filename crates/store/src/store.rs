@@ -1,7 +1,7 @@
 //! The directory itself: opening, finding, listing, removing, cleaning.
 
 use crate::StoreError;
-use crate::disk::{hash, read_limited, remove_file, replace, stamp, sync_directory};
+use crate::disk::{self, hash, read_limited, remove_file, replace, stamp, sync_directory};
 use crate::error::io_error;
 use crate::ingest::Ingest;
 use crate::lock;
@@ -63,7 +63,7 @@ impl Store {
         for directory in
             [store.blobs_directory(), store.ingest_directory(), store.verified_directory(), store.root.join("locks")]
         {
-            fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
+            disk::create_directory(&directory)?;
         }
         let marker = store.root.join("oci-layout");
         if !marker.exists() || !store.index_path().exists() {
@@ -254,7 +254,7 @@ impl Store {
             let path = self.ingest_directory().join(name);
             let size = fs::symlink_metadata(&path).map_err(io_error("read", &path))?;
             if size.is_dir() {
-                fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+                disk::remove_directory(&path)?;
             } else {
                 remove_file(&path)?;
                 freed.files += 1;
@@ -302,7 +302,7 @@ impl Store {
     /// Remembers that the blob's bytes were hashed as they are now. A torn or missing note costs one more hashing.
     pub(crate) fn note_verified(&self, digest: &Digest) {
         if let Some(stamp) = stamp(&self.blob_path(digest), digest) {
-            fs::write(self.verified_path(digest), stamp).ok();
+            disk::overwrite(&self.verified_path(digest), stamp.as_bytes()).ok();
         }
     }
 
