@@ -113,11 +113,7 @@ fn compare(folder: &Path, only: Option<&str>) {
     assert!(equal == total && total > 0, "not all renders are equal");
 }
 
-fn render(
-    oracle: &Value,
-    template: &freehold_formats::Result<ChatTemplate>,
-    case: &str,
-) -> Result<String, String> {
+fn render(oracle: &Value, template: &freehold_formats::Result<ChatTemplate>, case: &str) -> Result<String, String> {
     let conversation = case.trim_end_matches("+gen");
     let tools = oracle["tools"].as_array().expect("tools");
     let input = ChatInput {
