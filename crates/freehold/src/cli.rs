@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Show(commands::show::Options),
     /// Remove a model from the store.
     Rm(commands::rm::Options),
+    /// Check every byte of the store, and fetch again what is damaged or missing.
+    Scrub(commands::scrub::Options),
     /// The key that the HTTP server asks for.
     #[command(subcommand)]
     Key(commands::key::Command),

@@ -9,6 +9,7 @@ use crate::package::PackageSource;
 use crate::pip::Pip;
 use crate::progress::{Status, Watch};
 use crate::reference::{Reference, Source};
+use freehold_base::Digest;
 use freehold_store::{Ingest, Model, NewFile, NewModel, Resume, Start, Store, StoreError, StoredBlob, Target};
 use std::collections::BTreeMap;
 use std::env;
@@ -122,9 +123,9 @@ impl Hub {
                 // The same path means the same file from wherever it is given.
                 let source = Source::File(path.canonicalize().map_err(HubError::io(&path))?);
                 let name = name.map(str::to_owned).or_else(|| source.default_name());
-                self.adopt(model, name, reference, &source.to_string(), watch)
+                self.adopt(model, name, reference, &source.to_string(), None, watch)
             }
-            Reference::Source(source) => self.pull_source(&source, name, watch),
+            Reference::Source(source) => self.pull_source(&source, name, None, watch),
             Reference::StoreDigest(_) => Ok(Pulled { model: self.store.resolve(reference)?, was_present: true }),
             Reference::Name { name: wanted, digest } => {
                 let Some(entry) = self.catalogue.find(&wanted) else {
@@ -159,7 +160,7 @@ impl Hub {
     pub fn import(&self, reference: &str, name: Option<&str>, watch: &mut Watch<'_>) -> Result<Pulled, HubError> {
         let found = self.caches().find(reference)?;
         let name = name.map_or(found.name, str::to_owned);
-        self.adopt(found.model, Some(name), reference, reference, watch)
+        self.adopt(found.model, Some(name), reference, reference, None, watch)
     }
 
     /// What [`Hub::import`] could take over.
@@ -167,11 +168,11 @@ impl Hub {
         self.caches().list()
     }
 
-    fn caches(&self) -> Caches<'_> {
+    pub(crate) fn caches(&self) -> Caches<'_> {
         Caches { ollama: &self.options.ollama, hugging_face: &self.options.hugging_face }
     }
 
-    fn pull_entry(
+    pub(crate) fn pull_entry(
         &self,
         entry: &CatalogueModel,
         new_model: &NewModel,
@@ -198,7 +199,7 @@ impl Hub {
     }
 
     /// Fetches one file of a catalogue's model from the first source that works.
-    fn fetch_from_any<'f>(
+    pub(crate) fn fetch_from_any<'f>(
         &self,
         ingest: &Ingest<'_>,
         name: &str,
@@ -220,8 +221,15 @@ impl Hub {
         })
     }
 
-    /// Pulls a single GGUF file that the catalogue does not know.
-    fn pull_source(&self, source: &Source, name: Option<&str>, watch: &mut Watch<'_>) -> Result<Pulled, HubError> {
+    /// Pulls a single GGUF file that the catalogue does not know. If it must become the model `expected` and would not,
+    /// nothing gets the name.
+    pub(crate) fn pull_source(
+        &self,
+        source: &Source,
+        name: Option<&str>,
+        expected: Option<Digest>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Pulled, HubError> {
         let origin = source.to_string();
         let name = name
             .map(str::to_owned)
@@ -252,17 +260,20 @@ impl Hub {
         let files = BTreeMap::from([(path.clone(), self.store.blob_path(&blob.digest))]);
         let facts = facts_of(files, &origin)?;
         let files = vec![NewFile { path, digest: blob.digest, size_bytes: blob.size_bytes }];
-        let model = ingest.publish(&name, &NewModel { facts, files }, &origin)?;
+        let new_model = NewModel { facts, files };
+        must_be(expected, &new_model, &name)?;
+        let model = ingest.publish(&name, &new_model, &origin)?;
         Ok(Pulled { model, was_present: false })
     }
 
-    /// Takes files of this machine into the store as a model.
-    fn adopt(
+    /// Takes files of this machine into the store as a model; `expected` as in [`Hub::pull_source`].
+    pub(crate) fn adopt(
         &self,
         local: LocalModel,
         name: Option<String>,
         reference: &str,
         source: &str,
+        expected: Option<Digest>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
         let name = name.ok_or_else(|| HubError::NoName { reference: reference.to_owned() })?;
@@ -280,6 +291,7 @@ impl Hub {
             files.push(NewFile { path: file.path.clone(), digest: blob.digest, size_bytes: blob.size_bytes });
         }
         let new_model = NewModel { facts: local.facts, files };
+        must_be(expected, &new_model, &name)?;
         let existing = self.store.resolve(&name).ok();
         if let Some(model) = existing {
             if model.digest == new_model.digest()? {
@@ -368,5 +380,13 @@ impl Hub {
             (Err(StoreError::WrongDigest { .. }), true) => self.fetch(ingest, source, target, size_bytes, what, watch),
             (result, _) => Ok(result?),
         }
+    }
+}
+
+fn must_be(expected: Option<Digest>, new_model: &NewModel, name: &str) -> Result<(), HubError> {
+    let found = new_model.digest()?;
+    match expected {
+        Some(expected) if expected != found => Err(HubError::Changed { name: name.to_owned(), expected, found }),
+        _ => Ok(()),
     }
 }

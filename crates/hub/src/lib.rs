@@ -14,6 +14,7 @@ mod package;
 mod pip;
 mod progress;
 mod reference;
+mod repair;
 mod wheel;
 
 pub use catalogue::{Catalogue, CatalogueFile, CatalogueModel};
@@ -22,3 +23,4 @@ pub use hub::{Hub, Options, Pulled};
 pub use import::Importable;
 pub use progress::{Stage, Status, Watch};
 pub use reference::{Package, Reference, Source};
+pub use repair::Repair;

@@ -24,7 +24,7 @@ const SPARE_BYTES: u64 = 1 << 20;
 /// Leave to add to the store. While one lives, in any process, cleaning deletes nothing: what has been brought in but
 /// is not yet named by a manifest is safe.
 pub struct Ingest<'a> {
-    store: &'a Store,
+    pub(crate) store: &'a Store,
     _in_use: File,
 }
 
@@ -120,21 +120,22 @@ impl<'a> Ingest<'a> {
         resume: Resume<'_>,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Start<'a>, StoreError> {
-        if let Some(blob) = self.present(target, progress)? {
-            return Ok(Start::Present(blob));
+        match self.present(target, progress) {
+            Ok(None) | Err(StoreError::Damaged { .. }) => {}
+            Ok(Some(blob)) => return Ok(Start::Present(blob)),
+            Err(error) => return Err(error),
         }
-        let stem = self.store.ingest_directory().join(match target {
-            Target::Blob(digest) => digest.hex(),
-            Target::Unknown(origin) => format!("from-{}", Digest::of(origin.as_bytes()).hex()),
-            Target::Scratch(digest) => format!("scratch-{}", digest.hex()),
-        });
+        let stem = self.stem(target);
         let part = stem.with_extension("part");
         let lock = lock::exclusive_with(&stem.with_extension("lock"), &mut || {
             progress(fs::metadata(&part).map_or(0, |metadata| metadata.len()))
         })?;
-        // Whoever held the lock may have finished the blob.
-        if let Some(blob) = self.present(target, progress)? {
-            return Ok(Start::Present(blob));
+        // Whoever held the lock may have finished the blob, or replaced a damaged one.
+        match self.present(target, progress) {
+            Ok(None) => {}
+            Ok(Some(blob)) => return Ok(Start::Present(blob)),
+            Err(StoreError::Damaged { digest, .. }) => self.store.move_aside(&digest)?,
+            Err(error) => return Err(error),
         }
         let file = disk::open(&part)?;
         let mut writer = BlobWriter {
@@ -153,20 +154,31 @@ impl<'a> Ingest<'a> {
         Ok(Start::Writer(writer))
     }
 
-    /// The blob, if it is there and sound. A damaged one is removed: written again, it is whole again.
+    fn stem(&self, target: &Target) -> PathBuf {
+        self.store.ingest_directory().join(match target {
+            Target::Blob(digest) => digest.hex(),
+            Target::Unknown(origin) => format!("from-{}", Digest::of(origin.as_bytes()).hex()),
+            Target::Scratch(digest) => format!("scratch-{}", digest.hex()),
+        })
+    }
+
+    /// The lock of whoever writes the blob.
+    pub(crate) fn blob_lock(&self, digest: &Digest) -> PathBuf {
+        self.stem(&Target::Blob(*digest)).with_extension("lock")
+    }
+
+    /// The blob, if it is there.
     fn present(
         &self,
         target: &Target,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<StoredBlob>, StoreError> {
-        let Target::Blob(digest) = target else { return Ok(None) };
-        if !self.store.has(digest) {
-            return Ok(None);
-        }
-        match self.store.verify_if_changed(digest, progress) {
-            Ok(size_bytes) => Ok(Some(StoredBlob { digest: *digest, size_bytes })),
-            Err(StoreError::Damaged { .. }) => remove_file(&self.store.blob_path(digest)).map(|()| None),
-            Err(error) => Err(error),
+        match target {
+            Target::Blob(digest) if self.store.has(digest) => {
+                let size_bytes = self.store.verify_if_changed(digest, progress)?;
+                Ok(Some(StoredBlob { digest: *digest, size_bytes }))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -379,6 +391,7 @@ impl BlobWriter<'_> {
         disk::rename(&self.part, &path)?;
         sync_directory(&self.store.blobs_directory())?;
         self.store.note_verified(&digest);
+        remove_file(&self.store.aside_path(&digest))?;
         // Others who wait on this lock find the blob present, so the lock's name is no longer needed.
         self.remove_traces()?;
         Ok(StoredBlob { digest, size_bytes: self.length })

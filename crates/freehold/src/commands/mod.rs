@@ -10,6 +10,7 @@ pub(crate) mod perplexity;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod scrub;
 pub(crate) mod show;
 pub(crate) mod tokenize;
 pub(crate) mod up;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::List(options) => options.run(&home()?, cli.json),
         Command::Show(options) => options.run(&home()?, cli.json),
         Command::Rm(options) => options.run(&home()?, cli.json),
+        Command::Scrub(options) => options.run(&home()?, cli.json),
         Command::Key(command) => command.run(&home()?, cli.json),
         Command::Tokenize(options) => options.run(&home()?, cli.json),
         Command::Logits(options) => options.run(&home()?, cli.json),

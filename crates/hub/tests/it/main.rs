@@ -8,6 +8,8 @@ mod kill;
 mod local;
 #[cfg(unix)]
 mod packages;
+#[cfg(unix)]
+mod repair;
 mod server;
 
 use freehold_base::Digest;
