@@ -3,6 +3,7 @@
 use crate::HubError;
 use crate::catalogue::CatalogueFile;
 use crate::hub::Hub;
+use crate::hugging_face::HuggingFaceName;
 use crate::local::LocalModel;
 use crate::progress::{Status, Watch};
 use crate::reference::Source;
@@ -79,6 +80,9 @@ impl Hub {
         }
         match Source::parse(origin) {
             Ok(Some(Source::File(place))) if place.is_dir() => vec![Source::File(place.join(path))],
+            Ok(Some(Source::HuggingFace(name))) => {
+                vec![Source::HuggingFace(HuggingFaceName { file: Some(path.to_owned()), ..name })]
+            }
             Ok(Some(source)) => {
                 // What came from the catalogue may have come from several places.
                 let several = origin.split(' ').map(|part| Source::parse(part).ok().flatten()).collect();
@@ -102,7 +106,7 @@ impl Hub {
         let expected = Some(entry.digest);
         let local = match Source::parse(origin)? {
             Some(Source::File(path)) => LocalModel::open(&path)?,
-            Some(source) => return self.pull_source(&source, Some(name), expected, watch).map(drop),
+            Some(source) => return self.pull_source(&source, name, expected, false, watch).map(drop),
             None => self.caches().find(origin)?.model,
         };
         self.adopt(local, Some(name.to_owned()), origin, origin, expected, watch).map(drop)
