@@ -139,8 +139,9 @@ pub(crate) fn converse(
             _ => {}
         }
         messages.push(json!({ "role": "user", "content": line }));
-        let prompt = prompt(text, &messages)?;
-        match answer(engine, prompt, options, &mut output::print_part) {
+        let answered =
+            prompt(text, &messages).and_then(|prompt| answer(engine, prompt, options, &mut output::print_part));
+        match answered {
             Ok(answer) => {
                 output::print_line(match answer.finished.reason {
                     FinishReason::Stop => "",

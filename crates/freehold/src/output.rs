@@ -61,10 +61,7 @@ pub(crate) fn print_part(text: &str) -> Result<()> {
 
 /// One line of JSON on standard output.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
-    Ok(out.flush()?)
+    print_line(&value.to_string())
 }
 
 /// A progress bar over bytes: rate and time left on a terminal, nothing elsewhere.

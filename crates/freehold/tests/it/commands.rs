@@ -227,14 +227,16 @@ fn help() {
 #[test]
 fn a_reader_that_has_gone_is_no_failure() {
     let home = Home::with_tiny();
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 10] = [
         &["list"],
         &["list", "--json"],
         &["show", "tiny"],
+        &["show", "tiny", "--json"],
         &["key", "show"],
         &["completions", "bash"],
         &["tokenize", "tiny", "--file", TINY_TEXT],
         &["logits", "tiny", "--tokens", "1", "--all"],
+        &["logits", "tiny", "--tokens", "1", "--all", "--json"],
         &["run", "tiny", "Who?"],
     ];
     home.file(TINY_TEXT, "text");
