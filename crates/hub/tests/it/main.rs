@@ -1,5 +1,7 @@
 //! The hub against a scripted server and a scripted pip. Nothing leaves this machine.
 
+#[cfg(unix)]
+mod archives;
 mod catalogue;
 mod https;
 mod hugging_face;
