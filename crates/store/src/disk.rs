@@ -197,9 +197,17 @@ pub(crate) fn for_each_chunk(
     }
 }
 
-/// What changes when a file's bytes are written to: its size and time of change, as text. `None` if it cannot be told.
+/// What changes when a file's bytes are written to, as text: its size, its time of change, and where the system keeps it
+/// the time that no program can set. `None` if it cannot be told.
 pub(crate) fn stamp(path: &Path, digest: &Digest) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
     let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(format!("{digest} {} {}\n", metadata.len(), modified.as_nanos()))
+    #[cfg(unix)]
+    let changed = {
+        use std::os::unix::fs::MetadataExt as _;
+        format!(" {}.{:09}", metadata.ctime(), metadata.ctime_nsec())
+    };
+    #[cfg(not(unix))]
+    let changed = "";
+    Some(format!("{digest} {} {}{changed}\n", metadata.len(), modified.as_nanos()))
 }

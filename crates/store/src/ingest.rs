@@ -238,7 +238,10 @@ impl<'a> Ingest<'a> {
         // Under a name of its own, for a part may be truncated and this is the user's file.
         let link = writer.stem.with_extension("link");
         remove_file(&link)?;
-        if disk::hard_link(source, &link).is_ok() {
+        let modified = || fs::metadata(source).and_then(|metadata| metadata.modified()).ok();
+        let before = modified();
+        let is_link = disk::hard_link(source, &link).is_ok();
+        if is_link {
             remove_file(&writer.part)?;
             writer.file = File::open(&link).map_err(io_error("open", &link))?;
             writer.part = link;
@@ -253,12 +256,17 @@ impl<'a> Ingest<'a> {
                 writer.write(bytes)
             })?;
         }
-        writer.commit().map_err(|error| match error {
+        let blob = writer.commit().map_err(|error| match error {
             StoreError::WrongDigest { expected, got, .. } => {
                 StoreError::WrongDigest { what: source.display().to_string(), expected, got }
             }
             other => other,
-        })
+        })?;
+        // The original was written to since its bytes were read.
+        if is_link && before != modified() {
+            self.store.forget_verified(&blob.digest)?;
+        }
+        Ok(blob)
     }
 
     /// Names a model whose blobs are all there. A model that had the name loses it. `source` says where this copy came
@@ -390,7 +398,7 @@ impl BlobWriter<'_> {
         let path = self.store.blob_path(&digest);
         disk::rename(&self.part, &path)?;
         sync_directory(&self.store.blobs_directory())?;
-        self.store.note_verified(&digest);
+        self.store.note_verified(&digest, disk::stamp(&path, &digest));
         remove_file(&self.store.aside_path(&digest))?;
         // Others who wait on this lock find the blob present, so the lock's name is no longer needed.
         self.remove_traces()?;

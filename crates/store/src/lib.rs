@@ -4,7 +4,7 @@
 //! oci-layout, index.json     OCI image layout 1.0; a model's name is its `org.opencontainers.image.ref.name`
 //! blobs/sha256/<hex>         weights, tokenizers, licences, and the manifests that name them
 //! ingest/                    blobs on their way in, the locks of their writers, and damaged blobs set aside
-//! verified/<hex>             size and time of change of a blob when its bytes were last hashed
+//! verified/<hex>             size and times of change of a blob when its bytes were last hashed
 //! locks/                     `index`: who rewrites index.json; `use`: shared by writers, exclusive for cleaning
 //! ```
 //!

@@ -128,6 +128,8 @@ impl Store {
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<u64, StoreError> {
         let path = self.blob_path(digest);
+        // Taken before the bytes are read: what changes meanwhile shows at the next use.
+        let stamp = stamp(&path, digest);
         let mut file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::MissingBlob { digest: *digest, needed_by: "the caller".to_owned() },
             _ => io_error("read", &path)(error),
@@ -138,7 +140,7 @@ impl Store {
             self.forget_verified(digest)?;
             return Err(StoreError::Damaged { digest: *digest, got });
         }
-        self.note_verified(digest);
+        self.note_verified(digest, stamp);
         Ok(size_bytes)
     }
 
@@ -305,9 +307,9 @@ impl Store {
         self.verified_directory().join(digest.hex())
     }
 
-    /// Remembers that the blob's bytes were hashed as they are now. A torn or missing note costs one more hashing.
-    pub(crate) fn note_verified(&self, digest: &Digest) {
-        if let Some(stamp) = stamp(&self.blob_path(digest), digest) {
+    /// Remembers that the blob's bytes were hashed when it had this stamp. A torn or missing note costs one more hashing.
+    pub(crate) fn note_verified(&self, digest: &Digest, stamp: Option<String>) {
+        if let Some(stamp) = stamp {
             disk::overwrite(&self.verified_path(digest), stamp.as_bytes()).ok();
         }
     }

@@ -1,12 +1,16 @@
 //! What is on disk, and finding it again.
 
-use crate::{new_store, publish, quiet};
+use crate::{file, new_store, publish, quiet};
 use freehold_base::Digest;
-use freehold_store::{NewModel, Store, StoreError};
+use freehold_store::{Facts, NewModel, Store, StoreError};
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
-fn read_json(path: impl AsRef<std::path::Path>) -> Value {
+fn read_json(path: impl AsRef<Path>) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
@@ -152,4 +156,57 @@ fn damage_is_noticed_when_a_model_is_used_and_healed_by_bringing_it_in_again() {
     assert!(store.files(&model, &mut quiet).is_ok());
     fs::remove_file(&path).unwrap();
     assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::MissingBlob { .. })));
+}
+
+#[test]
+fn what_changes_while_it_is_hashed_is_hashed_again() {
+    let old = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let write = |path: &Path, bytes: &[u8]| {
+        let mut file = File::options().write(true).open(path).unwrap();
+        file.write_all(bytes).unwrap();
+    };
+    // A blob that is verified.
+    let (directory, store) = new_store();
+    let model = publish(&store, "m", &[("m.gguf", b"weights")]);
+    let path = store.blob_path(&model.files[0].digest);
+    File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    let verified = store.verify_blob(&model.files[0].digest, &mut |_| {
+        write(&path, b"WEIGHTS");
+        ControlFlow::Continue(())
+    });
+    assert!(verified.is_ok(), "the bytes were right when they were read");
+    assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::Damaged { .. })));
+
+    // A file that is adopted: the second reading is that of the link.
+    let original = directory.path().join("original.gguf");
+    fs::write(&original, b"adopted").unwrap();
+    File::options().write(true).open(&original).unwrap().set_modified(old).unwrap();
+    let ingest = store.ingest().unwrap();
+    let mut readings = 0;
+    let blob = ingest
+        .adopt_file(&original, None, &mut |_| {
+            readings += 1;
+            if readings == 2 {
+                write(&original, b"ADOPTED");
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let files = vec![file("a.gguf", blob)];
+    let model = ingest.publish("a", &NewModel { facts: Facts::default(), files }, "test").unwrap();
+    assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::Damaged { .. })));
+}
+
+/// Tools that restore a file's time of change with its content do not hide it.
+#[cfg(unix)]
+#[test]
+fn a_change_with_its_time_set_back_is_noticed() {
+    let (_directory, store) = new_store();
+    let model = publish(&store, "m", &[("m.gguf", b"weights")]);
+    let path = store.blob_path(&model.files[0].digest);
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"WEIGHTS").unwrap();
+    File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::Damaged { .. })));
 }

@@ -6,7 +6,7 @@ use freehold_store::{FaultKind, Resume, Store, StoreError};
 use std::fs::{self, File};
 use std::ops::ControlFlow;
 
-/// Other bytes under the blob's name, which neither its size nor its time of change betrays.
+/// Other bytes under the blob's name, and nothing that betrays them, as when a disk forgets.
 fn rot(store: &Store, digest: &Digest) {
     let path = store.blob_path(digest);
     let changed = fs::metadata(&path).unwrap().modified().unwrap();
@@ -14,6 +14,16 @@ fn rot(store: &Store, digest: &Digest) {
     bytes[0] ^= 1;
     fs::write(&path, bytes).unwrap();
     File::options().write(true).open(&path).unwrap().set_modified(changed).unwrap();
+    // No program can set the system's own time of change, so the store's note of it is set instead.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let note = store.root().join("verified").join(digest.hex());
+        let Ok(text) = fs::read_to_string(&note) else { return };
+        let metadata = fs::metadata(&path).unwrap();
+        let (known, _) = text.rsplit_once(' ').unwrap();
+        fs::write(note, format!("{known} {}.{:09}\n", metadata.ctime(), metadata.ctime_nsec())).unwrap();
+    }
 }
 
 fn faults(store: &Store, model: Option<&str>) -> Vec<(Digest, FaultKind, Vec<String>)> {
