@@ -51,7 +51,7 @@ pub struct Freed {
     pub files: u64,
     /// Their sizes together.
     pub bytes: u64,
-    /// A pull was running, so the blobs stay until the next clean-up.
+    /// A pull or a scrub was running, so the blobs stay until the next clean-up.
     pub deferred: bool,
 }
 
@@ -242,7 +242,8 @@ impl Store {
         Ok(freed)
     }
 
-    /// Deletes every blob that no manifest needs, and what broken-off pulls left. Deletes nothing while a pull runs.
+    /// Deletes every blob that no manifest needs, what broken-off pulls left, and damaged blobs that were set aside.
+    /// Deletes nothing while a pull or a scrub runs.
     ///
     /// # Errors
     /// A manifest cannot be read, so that it is unknown what it needs; I/O.

@@ -29,7 +29,7 @@ impl Options {
                 )?;
             } else if freed.deferred {
                 output::print_line(&format!(
-                    "{model} is removed; `freehold rm --unused` frees its space when no pull is under way."
+                    "{model} is removed; `freehold rm --unused` frees its space when no pull or scrub is under way."
                 ))?;
             } else {
                 output::print_line(&format!("{model} is removed, {} freed.", format_bytes(freed.bytes)))?;
@@ -44,7 +44,9 @@ impl Options {
                     "deferred": freed.deferred,
                 }))?;
             } else if freed.deferred {
-                output::print_line("A pull is under way, so nothing is deleted; try again when it has ended.")?;
+                output::print_line(
+                    "A pull or a scrub is under way, so nothing is deleted; try again when it has ended.",
+                )?;
             } else {
                 let files = if freed.files == 1 { "file" } else { "files" };
                 output::print_line(&format!(

@@ -215,6 +215,35 @@ fn bench() {
 }
 
 #[test]
+fn scrub_and_what_is_unused() {
+    let home = Home::with_tiny();
+    let own = home.file("own.gguf", Gguf::tiny().last_weight(2.0).0);
+    home.run(&["pull", &format!("file:{own}"), "--name", "own"]).succeeded();
+    // A new file: a blob may share its bytes with the file that it came from.
+    let damage = |model: &str| {
+        let shown = home.run(&["show", model, "--json"]).json();
+        let digest = shown["files"][0]["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let blob = home.path("home/store/blobs/sha256").join(digest);
+        fs::remove_file(&blob).unwrap();
+        fs::write(&blob, "damaged").unwrap();
+    };
+    let mut transcript = home.transcript(&[&["scrub"], &["scrub", "tiny", "--json"], &["scrub", "other"]]);
+    damage("tiny");
+    transcript += &home.transcript(&[&["scrub", "own"], &["scrub", "--no-repair"], &["scrub"], &["scrub"]]);
+    damage("own");
+    fs::remove_file(own).unwrap();
+    transcript += &home.transcript(&[
+        &["scrub", "--no-repair", "--json"],
+        &["scrub"],
+        &["scrub", "own", "--json"],
+        &["rm", "--unused"],
+        &["rm", "own", "--unused", "--json"],
+        &["scrub"],
+    ]);
+    assert_snapshot!(transcript);
+}
+
+#[test]
 fn key_show() {
     let home = Home::new();
     let key = home.run(&["key", "show"]).succeeded();
