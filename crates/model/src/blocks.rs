@@ -56,14 +56,16 @@ impl Norm {
     }
 }
 
-/// What norms over q and k go over, before rope.
+/// What norms of q and k go over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeadNorms {
     /// There are none.
     None,
-    /// Each head by itself, all with the same weights.
+    /// Each head by itself, all with the same weights, before rope.
     EachHead,
-    /// All heads together.
+    /// The same, after rope.
+    EachRotatedHead,
+    /// All heads together, before rope.
     AllHeads,
 }
 
@@ -74,7 +76,8 @@ pub(crate) struct Attention {
     v: Linear,
     output: Linear,
     /// Norms of q and k.
-    norms: Option<(Norm, Norm)>,
+    norms: Option<[Norm; 2]>,
+    norms_after_rope: bool,
     shape: AttentionShape,
     /// Which of the model's frequencies rotate q and k; none where positions are not embedded.
     rope: Option<usize>,
@@ -105,7 +108,7 @@ impl Attention {
         };
         let norms = match head_norms {
             HeadNorms::None => None,
-            HeadNorms::EachHead => Some([shape.k_dim; 2]),
+            HeadNorms::EachHead | HeadNorms::EachRotatedHead => Some([shape.k_dim; 2]),
             HeadNorms::AllHeads => Some([parts[0].rows, parts[1].rows]),
         };
         let norm = |name, length| Norm::load(source, place, name, length);
@@ -115,8 +118,9 @@ impl Attention {
             v,
             output: Linear::load(source, place, "attn_output", width, shape.heads * shape.v_dim)?,
             norms: norms
-                .map(|[q, k]| Ok::<_, Error>((norm("attn_q_norm", q)?, norm("attn_k_norm", k)?)))
+                .map(|[q, k]| Ok::<_, Error>([norm("attn_q_norm", q)?, norm("attn_k_norm", k)?]))
                 .transpose()?,
+            norms_after_rope: head_norms == HeadNorms::EachRotatedHead,
             shape,
             rope,
         })
@@ -125,20 +129,28 @@ impl Attention {
     /// x: (M, C) → (M, C).
     pub(crate) fn forward(&self, step: &mut Step<'_>, layer: usize, x: &[f32]) -> Vec<f32> {
         let [mut q, mut k, v] = step.project(x, [&self.q, &self.k, &self.v]);
-        if let Some((q_norm, k_norm)) = &self.norms {
-            let normed = [step.norm(&q, q_norm), step.norm(&k, k_norm)];
-            step.give([q, k]);
-            [q, k] = normed;
+        if !self.norms_after_rope {
+            [q, k] = self.norm(step, q, k);
         }
         if let Some(rope) = self.rope {
             step.rope(rope, &mut q, &self.shape);
             step.rope(rope, &mut k, &self.shape);
+        }
+        if self.norms_after_rope {
+            [q, k] = self.norm(step, q, k);
         }
         step.write(layer, &k, &v);
         let attended = step.attend(layer, &self.shape, &q);
         let [out] = step.project(&attended, [&self.output]);
         step.give([q, k, v, attended]);
         out
+    }
+
+    fn norm(&self, step: &mut Step<'_>, q: Vec<f32>, k: Vec<f32>) -> [Vec<f32>; 2] {
+        let Some([q_norm, k_norm]) = &self.norms else { return [q, k] };
+        let normed = [step.norm(&q, q_norm), step.norm(&k, k_norm)];
+        step.give([q, k]);
+        normed
     }
 }
 

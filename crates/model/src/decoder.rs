@@ -73,6 +73,9 @@ impl LayerNorms {
         attention: NormPair { before: Some("attn_norm"), after: Some("post_attention_norm") },
         feed_forward: NormPair { before: Some("ffn_norm"), after: Some("post_ffw_norm") },
     };
+    /// Those before the blocks, the feed-forward's under another name.
+    pub(crate) const BEFORE_NAMED_POST_ATTENTION: Self =
+        Self { feed_forward: NormPair { before: Some("post_attention_norm"), after: None }, ..Self::BEFORE };
 }
 
 impl Variant {

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::blocks::{GatedUnit, Linear, Step, UnitTensors};
 use crate::source::{Place, Source};
+use freehold_formats::TensorView;
 use freehold_kernels::{Gate, Matrix, Route, RouteShare, route};
 
 /// The most experts of a layer, and elements of an expert's inside: far above every known model.
@@ -101,6 +102,32 @@ pub(crate) fn interleaved_units(
     let gates = linears("gate_up_proj", width, 2 * inner, 0, 2)?;
     let ups = linears("gate_up_proj", width, 2 * inner, 1, 2)?;
     let downs = linears("down_proj", inner, width, 0, 1)?;
+    Ok(units(gates, ups, downs, kind))
+}
+
+/// Granite's mixtures in Hugging Face's form: one tensor for all experts, in which each one's gate lies above its other half.
+pub(crate) fn fused_units(
+    source: &Source<'_>,
+    layer: usize,
+    shape: &ExpertsShape,
+    width: usize,
+    kind: Gate,
+) -> Result<Vec<GatedUnit>, Error> {
+    let ExpertsShape { count, inner, .. } = *shape;
+    let name = |part| format!("model.layers.{layer}.block_sparse_moe.{part}.weight");
+    // (rows, columns) of the matrices that follow each other in a tensor.
+    let linears = |tensor: &TensorView<'_>, matrices: usize, (rows, cols): (usize, usize)| {
+        let bytes = tensor.bytes.chunks_exact(tensor.bytes.len() / matrices);
+        let linear = |bytes| Ok(Linear { matrix: source.pack(tensor, rows, cols, bytes)?, bias: None });
+        bytes.map(linear).collect::<Result<Vec<_>, Error>>()
+    };
+    let gate_up =
+        linears(&source.require(&name("input_linear"), &[count, 2 * inner, width])?, 2 * count, (inner, width))?;
+    let downs = linears(&source.require(&name("output_linear"), &[count, width, inner])?, count, (width, inner))?;
+    let (mut gates, mut ups) = (Vec::new(), Vec::new());
+    for (index, linear) in gate_up.into_iter().enumerate() {
+        if index % 2 == 0 { gates.push(linear) } else { ups.push(linear) }
+    }
     Ok(units(gates, ups, downs, kind))
 }
 

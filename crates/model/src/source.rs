@@ -244,7 +244,13 @@ impl<'a> Source<'a> {
     }
 
     /// Packs a matrix out of `bytes` of a tensor.
-    fn pack(&self, tensor: &TensorView<'_>, rows: usize, cols: usize, bytes: &[u8]) -> Result<Matrix, Error> {
+    pub(crate) fn pack(
+        &self,
+        tensor: &TensorView<'_>,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<Matrix, Error> {
         Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute.pool()).map_err(|source| unusable(tensor, source))
     }
 

@@ -25,14 +25,16 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE.parent / "golden"
 NAMES = [
-    "gemma", "gemma2", "gemma3", "gpt_oss", "granite", "mixtral", "olmo3", "phi3_longrope", "qwen2_moe", "qwen3_moe", "smollm3"
+    "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3", "glm4", "gpt_oss", "granite", "granite_moe", "hunyuan_dense", "mixtral",
+    "olmo3", "olmoe", "phi3_longrope", "qwen2_moe", "qwen3_moe", "seed_oss", "smollm3",
 ]  # fmt: skip
 ARCHITECTURES = {
     "gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3", "gpt_oss": "gpt-oss", "granite": "granite",
     "mixtral": "llama", "olmo2": "olmo2", "olmo3": "olmo2", "phi3": "phi3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
-    "smollm3": "smollm3",
+    "smollm3": "smollm3", "ernie4_5": "ernie4_5", "exaone4": "exaone4", "glm4": "glm4", "granitemoe": "granitemoe",
+    "hunyuan_v1_dense": "hunyuan-dense", "olmoe": "olmoe", "seed_oss": "seed_oss",
 }  # fmt: skip
-PERMUTED = ["llama", "granite", "smollm3"]
+PERMUTED = ["llama", "granite", "granitemoe", "smollm3"]
 
 
 def read_safetensors(path):
@@ -70,7 +72,7 @@ def permuted(weights, heads):
 
 
 def converted(config, tensors):
-    """(name for the map, numbers) of each tensor as it stands in a GGUF file."""
+    """(name in the file or for the map, numbers) of each tensor as it stands in a GGUF file."""
     architecture = ARCHITECTURES[config["model_type"]]
     experts = {}
     for name, numbers in tensors.items():
@@ -94,6 +96,11 @@ def converted(config, tensors):
                 yield f"{stem}.up_proj.{suffix}", second
             else:
                 yield f"{stem}.down_proj.{suffix}", numbers
+            continue
+        if name.endswith("block_sparse_moe.input_linear.weight"):
+            layer, half = name.split(".")[2], numbers.shape[1] // 2
+            yield f"blk.{layer}.ffn_gate_exps.weight", numbers[:, :half]
+            yield f"blk.{layer}.ffn_up_exps.weight", numbers[:, half:]
             continue
         before, experts_of, after = name.partition(".experts.")
         if experts_of:
@@ -121,7 +128,7 @@ def add_parameters(writer, config):
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    if head and architecture != "granite":
+    if head and not architecture.startswith("granite"):
         writer.add_key_length(head)
         writer.add_value_length(head)
     if architecture in ("gemma", "gemma2"):
@@ -146,7 +153,9 @@ def add_parameters(writer, config):
             ]:
                 if full.get(key) is not None:
                     add(full[key])
-    if architecture in PERMUTED or architecture == "phi3":
+    if architecture == "glm4":
+        writer.add_rope_dimension_count(int(head * full["partial_rotary_factor"]))
+    elif architecture in PERMUTED or architecture == "phi3":
         writer.add_rope_dimension_count(head or config["hidden_size"] // config["num_attention_heads"])
     if config.get("num_local_experts") or config.get("num_experts"):
         writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
@@ -157,15 +166,15 @@ def add_parameters(writer, config):
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if architecture == "gpt-oss":
         writer.add_expert_feed_forward_length(config["intermediate_size"])
-    if architecture in ("gemma2", "gemma3", "gpt-oss") or config["model_type"] == "olmo3":
+    if config["model_type"] in ("gemma2", "gemma3_text", "gpt_oss", "olmo3", "exaone4"):
         writer.add_sliding_window(config["sliding_window"])
-    if config["model_type"] == "olmo3":
+    if config["model_type"] in ("olmo3", "exaone4"):
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
     if architecture == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
     if architecture.startswith("gemma") and config.get("final_logit_softcapping"):
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
-    if architecture == "granite":
+    if architecture.startswith("granite"):
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])
@@ -189,7 +198,7 @@ def write_gguf(path, config, tensors, kind=None):
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
     for name, numbers in converted(config, tensors):
-        mapped = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        mapped = name if name.startswith("blk.") else names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert mapped, f"{name} is not known to {architecture}"
         numbers = np.ascontiguousarray(numbers.squeeze())
         is_matrix = numbers.ndim > 1 and mapped.endswith(".weight") and "ffn_gate_inp" not in mapped
@@ -213,7 +222,7 @@ def widened(config, tensors, random):
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head = config.get("head_dim") or config["hidden_size"] // heads
     wide_head = 128 if config["model_type"].startswith("gemma") else 64
-    if config["model_type"] in ("phi3", "granite", "olmo2", "olmo3", "mixtral", "smollm3", "qwen2_moe"):
+    if not config.get("head_dim"):
         wide_head = 256 // heads
     wide = dict(config, hidden_size=256)
     for key in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"):
@@ -235,6 +244,8 @@ def widened(config, tensors, random):
         rows_cols = {
             "q_proj.weight": [q, 256], "k_proj.weight": [kv, 256], "v_proj.weight": [kv, 256], "o_proj.weight": [256, q],
             "q_proj.bias": [q], "k_proj.bias": [kv], "v_proj.bias": [kv], "o_proj.bias": [256],
+            "query_layernorm.weight": [wide_head], "key_layernorm.weight": [wide_head],
+            "input_linear.weight": [shape[0], 2 * inner, 256], "output_linear.weight": [shape[0], 256, inner],
             "qkv_proj.weight": [q + 2 * kv, 256], "gate_up_proj.weight": [2 * inner, 256],
             "q_norm.weight": [wide_head if shape[0] == head else q], "k_norm.weight": [wide_head if shape[0] == head else kv],
             "gate_up_proj": [shape[0], 256, 2 * inner], "down_proj": [shape[0], inner, 256],
@@ -243,6 +254,7 @@ def widened(config, tensors, random):
             "w1.weight": [inner, 256], "w3.weight": [inner, 256], "w2.weight": [256, inner],
         }  # fmt: skip
         if config["model_type"].startswith("olmo"):
+            # Over all heads together.
             rows_cols.update({"q_norm.weight": [q], "k_norm.weight": [kv]})
         for end, wide_shape in rows_cols.items():
             if name.endswith("." + end):

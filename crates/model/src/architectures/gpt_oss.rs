@@ -1,7 +1,7 @@
 //! GPT-OSS (arXiv 2508.10925): experts with a clamped gate and biases, a sink in every head, windows in every other layer.
 
 use super::Architecture;
-use crate::decoder::{LayerNorms, NormPair, Variant};
+use crate::decoder::{LayerNorms, Variant};
 use crate::experts::{ExpertsShape, interleaved_units};
 use crate::source::Conventions;
 use freehold_formats::{RopeLayers, RopeScaling};
@@ -23,10 +23,7 @@ pub(super) static GPT_OSS: Architecture = Architecture {
         }
         let ropes = vec![source.rope_frequencies(config.head_dim, &parameters)?];
         Ok(Variant {
-            norms: LayerNorms {
-                feed_forward: NormPair { before: Some("post_attention_norm"), after: None },
-                ..LayerNorms::BEFORE
-            },
+            norms: LayerNorms::BEFORE_NAMED_POST_ATTENTION,
             sinks: true,
             gate: Gate::ClampedSilu {
                 alpha: source.optional_number("", "swiglu_alpha")?.unwrap_or(1.702),

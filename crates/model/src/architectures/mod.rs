@@ -1,17 +1,23 @@
 //! One file per architecture: what its files are called and what distinguishes it.
 
+mod ernie4_5;
+mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm4;
 mod gpt_oss;
 mod granite;
+mod hunyuan_dense;
 mod llama;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
+mod seed_oss;
 mod smollm3;
 
 use crate::Error;
@@ -30,7 +36,7 @@ pub(crate) struct Architecture {
     pub(crate) variant: fn(&Source<'_>, &Config) -> Result<Variant, Error>,
 }
 
-static ARCHITECTURES: [&Architecture; 13] = [
+static ARCHITECTURES: [&Architecture; 20] = [
     &llama::LLAMA,
     &qwen2::QWEN2,
     &qwen2_moe::QWEN2_MOE,
@@ -41,8 +47,15 @@ static ARCHITECTURES: [&Architecture; 13] = [
     &gemma3::GEMMA3,
     &phi3::PHI3,
     &olmo2::OLMO2,
+    &olmoe::OLMOE,
     &granite::GRANITE,
+    &granite::GRANITE_MOE,
     &smollm3::SMOLLM3,
+    &exaone4::EXAONE4,
+    &glm4::GLM4,
+    &ernie4_5::ERNIE4_5,
+    &hunyuan_dense::HUNYUAN_DENSE,
+    &seed_oss::SEED_OSS,
     &gpt_oss::GPT_OSS,
 ];
 

@@ -6,12 +6,17 @@ use freehold_kernels::{Compute, Isa, KV_BLOCK, KvType};
 use freehold_model::{Chunk, LogitRows, Model, Workspace};
 use std::path::PathBuf;
 
-const GOLDENS: [&str; 23] = [
+const GOLDENS: [&str; 30] = [
+    "ernie4_5",
+    "exaone4",
     "gemma",
     "gemma2",
     "gemma3",
+    "glm4",
     "gpt_oss",
     "granite",
+    "granite_moe",
+    "hunyuan_dense",
     "llama",
     "llama_hd",
     "llama_linear",
@@ -22,6 +27,7 @@ const GOLDENS: [&str; 23] = [
     "mixtral",
     "olmo2",
     "olmo3",
+    "olmoe",
     "phi3",
     "phi3_longrope",
     "qwen2",
@@ -29,6 +35,7 @@ const GOLDENS: [&str; 23] = [
     "qwen2_yarn",
     "qwen3",
     "qwen3_moe",
+    "seed_oss",
     "smollm3",
 ];
 
@@ -116,8 +123,10 @@ fn models() -> Vec<(&'static str, Checkpoint)> {
     let names = [
         "gemma2",
         "gemma3",
+        "glm4",
         "gpt_oss",
         "granite",
+        "hunyuan_dense",
         "llama_hd",
         "mistral_swa",
         "mixtral",
