@@ -10,6 +10,10 @@ use freehold_kernels::{Gate, Matrix, Route, RouteShare, route};
 const MAX_EXPERTS: usize = 1 << 14;
 pub(crate) const MAX_INNER: usize = 1 << 20;
 
+/// GGUF's numbers of the functions that make weights out of a router's logits, the two that are supported.
+const GATING_SOFTMAX: usize = 1;
+const GATING_SOFTMAX_OF_CHOSEN: usize = 3;
+
 /// Loads the experts of a layer, given the model's width.
 type LoadUnits = fn(&Source<'_>, usize, &ExpertsShape, usize, Gate) -> Result<Vec<GatedUnit>, Error>;
 
@@ -38,6 +42,12 @@ impl ExpertsShape {
             count => count,
         };
         let Some(count) = count else { return Ok(None) };
+        if let Some(function) = source.optional_count("expert_gating_func", "", usize::MAX)?
+            && ![GATING_SOFTMAX, GATING_SOFTMAX_OF_CHOSEN].contains(&function)
+        {
+            let problem = format!("is {function}, which is no softmax; nothing else is supported");
+            return Err(Error::Parameter { key: "expert_gating_func".to_owned(), problem });
+        }
         let used = source.count("expert_used_count", "num_experts_per_tok", count)?;
         Ok(Some(Self { count, used, inner, share, shared_inner: None, load_units: separate_units }))
     }

@@ -107,8 +107,8 @@ impl Source<'_> {
         Err(Error::Parameter { key: hf.to_owned(), problem })
     }
 
-    /// The window of each layer. `full_every`: in files that do not list the kinds of layers, every so manyth layer attends
-    /// to everything; where it is missing, none does.
+    /// The window of each layer. `full_every`: in files that do not list the kinds of layers, those whose number, counted
+    /// from 1, is a multiple of it attend to everything; where it is missing, none does.
     pub(crate) fn windows(&self, layers: usize, full_every: Option<usize>) -> Result<Vec<Option<usize>>, Error> {
         let spread = |window: usize, full_every: Option<usize>| {
             let is_full = |layer: usize| full_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
