@@ -29,8 +29,8 @@ use std::io;
 const SOURCE_BYTES_MAX: usize = 40 << 10;
 /// The longest prompt: more than a context of a million tokens, and little enough to hold twice.
 const OUTPUT_BYTES_MAX: usize = 12 << 20;
-/// Fuel for work that does not depend on the conversation. One unit pays for an instruction or 64 bytes of new text,
-/// so that this also bounds memory: to 26 MB. Templates with tools need about 20,000 for a short conversation.
+/// Fuel for work that does not depend on the conversation. One unit pays for an instruction, for 64 bytes of new text, or
+/// for a look at four values, so that this also bounds memory: to 26 MB of text. Templates with tools need about 20,000 for a short conversation.
 const FUEL_BASE: u64 = 400_000;
 /// Fuel per value of the input, a message having about three. Known templates need up to 100 per message.
 const FUEL_PER_VALUE: u64 = 100;
@@ -38,9 +38,9 @@ const FUEL_PER_VALUE: u64 = 100;
 const INPUT_BYTES_PER_FUEL: u64 = 4;
 /// Nested calls of macros, includes and loops; minijinja's own limit. A macro counts as four levels.
 const RECURSION_MAX: usize = 500;
-/// Templates run on a stack of their own: values nested by a hostile loop are also freed level by level. Only the part
-/// that is used becomes memory.
-const STACK_BYTES: usize = 256 << 20;
+/// Templates run on a stack of their own: the parser, the compiler and what frees their trees go down level by level, and
+/// a chain in a source of [`SOURCE_BYTES_MAX`] has tens of thousands. Only the part that is used becomes memory.
+const STACK_BYTES: usize = 64 << 20;
 
 /// The texts of a vocabulary's special tokens.
 #[derive(Clone, Debug, Default)]

@@ -105,7 +105,12 @@ pub(super) fn raised(error: &Error) -> Option<&str> {
 fn tojson(state: &State, value: &Value, positional: Option<bool>, arguments: Kwargs) -> Result<Value, Error> {
     let separators: Option<(String, String)> = match arguments.get::<Option<Value>>("separators")? {
         Some(pair) if !pair.is_none() => {
-            Some((pair.get_item_by_index(0)?.to_string(), pair.get_item_by_index(1)?.to_string()))
+            let text = |index| {
+                let part = pair.get_item_by_index(index)?;
+                let wrong = || Error::new(ErrorKind::InvalidOperation, "tojson: separators are two strings");
+                part.as_str().map(str::to_owned).ok_or_else(wrong)
+            };
+            Some((text(0)?, text(1)?))
         }
         _ => None,
     };

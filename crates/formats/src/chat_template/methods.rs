@@ -1,6 +1,7 @@
 //! Python's methods on strings, lists and dicts: those of minijinja-contrib, with the ones it lacks, and with those that
 //! can build large strings paid for before they do.
 
+use super::operators;
 use super::python::Paid;
 use minijinja::value::{Kwargs, Rest, StringInput, Tuple, Value, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Error, ErrorKind, State, filters};
@@ -8,6 +9,10 @@ use minijinja_contrib::pycompat;
 
 /// Answers a call of a method that minijinja itself does not have.
 pub(super) fn call(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    // Those of lists and dicts compare or hash.
+    for argument in args.iter().chain((method == "count").then_some(value)) {
+        operators::weighed(state, argument.clone())?;
+    }
     let Some(text) = value.as_str() else { return pycompat::unknown_method_callback(state, value, method, args) };
     // Reading the string is work that the engine does not charge.
     state.consume_fuel(text.len() as u64 / 64)?;

@@ -74,7 +74,11 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
     ];
     for (name, filter, cost) in generators {
         environment.add_filter(name, move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
-            let items = paid(state, &filter, &arguments.into_values(), cost)?;
+            let arguments = arguments.into_values();
+            if arguments.get(1).is_some_and(|second| second.as_object().is_some() && !second.is_kwargs()) {
+                return Err(refused(format!("{name}: the first argument is a name or a number")));
+            }
+            let items = paid(state, &filter, &arguments, cost)?;
             Ok::<_, Error>(generator(items.try_iter()?.checked().collect::<Result<_, _>>()?))
         });
     }
@@ -200,7 +204,7 @@ pub(super) fn held(state: &State<'_, '_>, value: Value) -> Result<Value, Error> 
 }
 
 /// Pays for a look at all of `value`.
-fn weighed(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+pub(super) fn weighed(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     if value.as_object().is_some() {
         Walk { state, looks: 0, changeable: true }.value(&value, 0)?;
     }

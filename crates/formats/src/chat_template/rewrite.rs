@@ -315,13 +315,13 @@ impl Writer {
                     self.push("|");
                 }
                 self.push(filter.name);
-                self.arguments(&filter.args, true)?;
+                self.arguments(&filter.args, true, "")?;
             }
             Expr::Test(test) => {
                 self.operand(&test.expr)?;
                 self.push(" is ");
                 self.push(test.name);
-                self.arguments(&test.args, true)?;
+                self.arguments(&test.args, true, "")?;
             }
             Expr::GetAttr(attribute) => {
                 self.base(&attribute.expr)?;
@@ -437,10 +437,13 @@ impl Writer {
 
     fn call(&mut self, call: &ast::Call<'_>) -> Written {
         self.base(&call.expr)?;
-        self.arguments(&call.args, false)
+        // `loop.changed` compares with what it was given before.
+        let compares = matches!(&call.expr, ast::Expr::GetAttr(method) if method.name == "changed");
+        self.arguments(&call.args, false, if compares { "|__weighed" } else { "" })
     }
 
-    fn arguments(&mut self, arguments: &[ast::CallArg<'_>], optional: bool) -> Written {
+    /// Arguments, `filter` behind each.
+    fn arguments(&mut self, arguments: &[ast::CallArg<'_>], optional: bool, filter: &str) -> Written {
         if optional && arguments.is_empty() {
             return Ok(());
         }
@@ -463,7 +466,12 @@ impl Writer {
                     value
                 }
             };
-            self.expression(value)?;
+            if filter.is_empty() {
+                self.expression(value)?;
+            } else {
+                self.operand(value)?;
+                self.push(filter);
+            }
         }
         self.push(")");
         Ok(())

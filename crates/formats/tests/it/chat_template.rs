@@ -345,6 +345,16 @@ fn hostile_templates_end_in_errors() {
         weighty("n.x = [n.t, n.u]|max"),
         weighty("n.x = [n.t, n.u]|selectattr(0, 'eq', n.t)|list"),
         weighty("n.x = [n.t, n.u]|select('in', [n.t])|list"),
+        weighty("n.x = [n.t].count(n.u)"),
+        weighty("n.x = {}.get(n.t)"),
+        weighty("n.x = loop.changed(n.t, n.u)"),
+        weighty("n.x = loop.changed(n.t if i % 2 else n.u)"),
+        weighty("n.x = n.t is lower or n.t is upper"),
+        weighty("n.x = [1]|selectattr(n.t)|list"),
+        weighty("n.x = [1]|map(n.t)|list"),
+        weighty("n.x = [1]|tojson(separators=(n.t, n.t))"),
+        weighty("n.x = n.t|int"),
+        weighty("n.x = n.t|float"),
         weighty("n.x = n.t|lower"),
         weighty("n.x = 'a'.format(n.t)"),
         weighty("n.x = '%s'|format(n.t)"),
@@ -393,6 +403,32 @@ fn hostile_templates_end_in_errors() {
             Err(Error::Template { .. }) => {}
             other => panic!("{start}: {:?}", other.map(|text| text.len())),
         }
+    }
+    // Too deep for some part of the engine, or not: but never for the stack.
+    for (start, repeated, end) in [
+        ("{{ ", "-", "1 }}"),
+        ("{{ ", "not ", "1 }}"),
+        ("{{ 2", "**2", " }}"),
+        ("{{ a", " if a else a", " }}"),
+        ("{{ a", " and a", " }}"),
+        ("{{ a", " or b and a", " }}"),
+        ("{{ a", " < a", " }}"),
+        ("{{ a", " is none", " }}"),
+        ("{{ a", "[0]", " }}"),
+        ("{{ a", "~a+a", " }}"),
+        ("{{ a", "-a", " }}"),
+        ("{{ ", "[", ""),
+        ("{{ ", "{1:", ""),
+        ("{% if a %}", "{% elif a %}", "{% endif %}"),
+        ("", "{% for a in b %}", ""),
+        ("", "{% macro a() %}", ""),
+        ("", "{% call a() %}", ""),
+        ("{% filter a", "|a", " %}{% endfilter %}"),
+        ("{% set ", "(", "a"),
+        ("{% set a", ".a", " = 1 %}"),
+    ] {
+        let count = (40_000 - start.len() - end.len()) / repeated.len();
+        drop(print(&format!("{start}{}{end}", repeated.repeat(count))));
     }
     // Deep but harmless.
     for source in [format!("{{{{ 'a'{} }}}}", "|e".repeat(20_000)), format!("{{{{ 1{} }}}}", "+1".repeat(20_000))] {

@@ -1,5 +1,6 @@
 //! Tokenizers as GGUF metadata and as `tokenizer.json`: what is read, and what is refused by which words.
 
+use crate::allocator::within_limit;
 use crate::gguf_builder::{ARRAY, BOOL, Builder, F32, I32, STRING, array, string};
 use crate::vocabulary::{MERGES, alphabet, texts};
 use freehold_formats::{Config, Gguf, SpecialTokens, Tokenizer};
@@ -39,7 +40,10 @@ fn gguf(change: Option<(&str, u32, Vec<u8>)>) -> Vec<u8> {
 }
 
 fn from_gguf(change: Option<(&str, u32, Vec<u8>)>) -> Result<Tokenizer, freehold_formats::Error> {
-    Tokenizer::from_gguf(&Gguf::from_bytes(gguf(change)).expect("a sound container"))
+    let file = gguf(change);
+    let bytes = file.len();
+    let container = Gguf::from_bytes(file).expect("a sound container");
+    within_limit(bytes, || Tokenizer::from_gguf(&container))
 }
 
 #[test]
@@ -143,7 +147,8 @@ fn tokenizer_json() -> Value {
 }
 
 fn from_json(json: &Value) -> Result<Tokenizer, freehold_formats::Error> {
-    Tokenizer::from_hugging_face(json.to_string().as_bytes(), None, None)
+    let file = json.to_string();
+    within_limit(file.len(), || Tokenizer::from_hugging_face(file.as_bytes(), None, None))
 }
 
 /// The file with the value at `pointer` replaced.
@@ -221,7 +226,8 @@ fn unknown_steps_are_refused_by_name() {
     }
     let deep = "[".repeat(200_000);
     for file in ["", "[]", "{}", "{\"model\":{}}", &deep, &format!("{{\"normalizer\":{deep}"), "\u{0}"] {
-        let error = Tokenizer::from_hugging_face(file.as_bytes(), None, None).expect_err("no tokenizer").to_string();
+        let read = within_limit(file.len(), || Tokenizer::from_hugging_face(file.as_bytes(), None, None));
+        let error = read.expect_err("no tokenizer").to_string();
         assert!(error.starts_with("tokenizer: ") && error.len() < 700, "{error}");
     }
 }
