@@ -39,11 +39,12 @@ const MACHINE_PATHS: [&str; 4] =
 
 pub(super) fn check(tree: &Tree, problems: &mut Vec<Problem>) {
     for (path, text) in tree.ending("") {
-        let is_data = path.starts_with("tests/data/") || path.contains("/tests/data/");
+        let is_data =
+            ["tests/data/", "fuzz/corpus/"].iter().any(|data| path.starts_with(data)) || path.contains("/tests/data/");
         if is_data {
             continue;
         }
-        if path == "Cargo.lock" {
+        if path == "Cargo.lock" || path.ends_with("/Cargo.lock") {
             check_lock(path, text, problems);
             continue;
         }
