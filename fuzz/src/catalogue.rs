@@ -1,0 +1,80 @@
+//! The hub's catalogue, as a user may write one.
+
+use crate::{Damage, Edge, allocator::within_limit, damaged};
+use arbitrary::Arbitrary;
+use freehold_hub::Catalogue;
+use serde_json::json;
+use std::fmt::Write;
+
+const NAMES: [&str; 6] = ["smollm2:135m", "a", "../x", "A/b:c", "", "a\u{0}"];
+const PATHS: [&str; 6] = ["model.gguf", "a/b.json", "../../etc/x", "/etc/x", "", "con\\x"];
+const SOURCES: [&str; 10] = [
+    "https://example.org/x", "file:/tmp/x", "pypi:a==1#b", "pypi:a==1,b==2#c", "pypi:", "https://", "http://x", "file:",
+    "https://u:p@[::1]:99999/%00", "ftp://x",
+];
+
+/// A model.
+#[derive(Arbitrary, Debug)]
+pub struct Entry {
+    name: u8,
+    title: Option<String>,
+    licenses: Option<Vec<String>>,
+    memory_bytes: Option<Edge>,
+    files: Vec<(u8, Edge, Option<String>, Vec<Result<u8, String>>)>,
+}
+
+/// A file.
+#[derive(Arbitrary, Debug)]
+pub struct Input {
+    default: Option<u8>,
+    models: Vec<Entry>,
+    damages: Vec<Damage>,
+}
+
+/// Reads it.
+pub fn check(input: &Input) {
+    let mut text = String::new();
+    if let Some(default) = input.default {
+        let _ = writeln!(text, "default = {}", json!(NAMES[usize::from(default) % NAMES.len()]));
+    }
+    for entry in input.models.iter().take(8) {
+        let _ = writeln!(text, "[[model]]\nname = {}", json!(NAMES[usize::from(entry.name) % NAMES.len()]));
+        if let Some(title) = &entry.title {
+            let _ = writeln!(text, "title = {}", json!(title));
+        }
+        if let Some(licenses) = &entry.licenses {
+            let _ = writeln!(text, "licenses = {}", json!(licenses));
+        }
+        if let Some(bytes) = entry.memory_bytes {
+            let _ = writeln!(text, "memory_bytes = {}", bytes.value());
+        }
+        for (path, size, digest, sources) in entry.files.iter().take(8) {
+            let sources: Vec<&str> = (sources.iter().take(8))
+                .map(|source| match source {
+                    Ok(known) => SOURCES[usize::from(*known) % SOURCES.len()],
+                    Err(other) => other.as_str(),
+                })
+                .collect();
+            let _ = writeln!(
+                text,
+                "[[model.file]]\npath = {}\nsize_bytes = {}\nsha256 = {}\nsources = {}",
+                json!(PATHS[usize::from(*path) % PATHS.len()]),
+                size.value(),
+                json!(digest.clone().unwrap_or_else(|| "ab".repeat(32))),
+                json!(sources),
+            );
+        }
+    }
+    let bytes = damaged(text.into_bytes(), &input.damages);
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), &bytes).expect("room for it");
+    within_limit(bytes.len(), || {
+        let Ok(catalogue) = Catalogue::load(Some(file.path())) else { return };
+        for model in NAMES.iter().filter_map(|name| catalogue.find(name)) {
+            model.size_bytes();
+            for file in model.to_new_model().files {
+                assert!(!file.path.contains("..") && !file.path.starts_with('/'), "{}", file.path);
+            }
+        }
+    });
+}
