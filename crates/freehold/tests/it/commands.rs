@@ -22,29 +22,6 @@ fn a_model_comes_is_looked_at_and_goes() {
 }
 
 #[test]
-fn a_store_is_checked_mended_and_cleaned() {
-    let home = Home::new();
-    let file = home.file("tiny.gguf", Gguf::tiny().0);
-    home.run(&["pull", &format!("file:{file}"), "--name", "tiny"]).succeeded();
-    let blobs = home.path("home/store/blobs/sha256");
-    let weights = blobs.join("00bf8e3d37a4053e4b650866d38b85b672c887c41e57a92119a0f9a7ba00cfe6");
-    let damage = || {
-        // The store may share its bytes with the file it was made from.
-        fs::remove_file(&weights).unwrap();
-        fs::write(&weights, Gguf::tiny().last_weight(2.0).0).unwrap();
-    };
-    let mut transcript = home.transcript(&[&["scrub"], &["scrub", "--json"]]);
-    damage();
-    transcript += &home.transcript(&[&["scrub"], &["scrub"]]);
-    damage();
-    fs::rename(&file, home.path("elsewhere.gguf")).unwrap();
-    transcript += &home.transcript(&[&["scrub"], &["scrub", "--json"]]);
-    fs::write(blobs.join("0".repeat(64)), "left over").unwrap();
-    transcript += &home.transcript(&[&["rm", "--unused"], &["rm", "--unused", "--json"], &["rm", "--unused", "tiny"]]);
-    assert_snapshot!(transcript);
-}
-
-#[test]
 fn show_as_json() {
     let mut shown = Home::with_tiny().run(&["show", "tiny", "--json"]).json();
     let tensors = shown["tensors"].take();
