@@ -203,7 +203,7 @@ impl Drop for Server {
 }
 
 /// Builds the program in release; where it lies.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(crate::tidy::root()).args(["build", "--release", "--locked", "--package", "freehold"]);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod conformance;
+mod parity;
 mod tidy;
 
 use clap::Parser;
@@ -13,6 +14,8 @@ enum Task {
     Tidy,
     /// The main job on a real model, end to end: fetches it, answers, serves, and compares bits.
     Conformance(conformance::Options),
+    /// Pulls from a hub as the Python package `huggingface_hub` does: the same files, bytes and refusals.
+    ParityHub(parity::Options),
     /// Speed, against peers in the same run.
     #[command(subcommand)]
     Bench(Bench),
@@ -28,6 +31,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Tidy => tidy::run(),
         Task::Conformance(options) => options.run(),
+        Task::ParityHub(options) => options.run(),
         Task::Bench(Bench::Engine(options)) => options.run(),
     }
 }

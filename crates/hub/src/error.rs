@@ -91,6 +91,32 @@ pub enum HubError {
         path: String,
         /// The HTTP status.
         status: u16,
+        /// What the server calls the reason, in `X-Error-Code`.
+        code: Option<String>,
+    },
+    /// The server has the reference, or not, and gives nothing that can be used.
+    #[error("`{reference}` cannot be had: {reason}")]
+    Refused {
+        /// What was asked for.
+        reference: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The server's answer is damaged or hostile.
+    #[error("{what} that the server sent cannot be used: {reason}; try another source, or tell who runs the server")]
+    Answer {
+        /// Which answer.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting of the environment is wrong.
+    #[error("{setting} is not usable: {reason}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// There is no pip.
     #[error(
@@ -192,6 +218,7 @@ fn found(searched: &[PathBuf]) -> String {
 fn advice(status: u16) -> &'static str {
     match status {
         401 | 403 => "access to it is restricted; download it with your account and use `freehold pull file:PATH`",
+        300..=399 => "it leads to an address that is not followed; use another source",
         404 | 410 => "there is nothing under that address; check it",
         _ => "try again later or use another source",
     }

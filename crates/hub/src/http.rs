@@ -1,11 +1,11 @@
-//! Downloads over HTTP that go on after a break.
+//! HTTP: downloads that go on after a break, and small documents.
 
 use crate::HubError;
-use crate::reference::is_loopback;
+use crate::reference::is_internal;
 use freehold_store::{BlobWriter, StoreError};
-use reqwest::blocking::{Client, Response};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
-use reqwest::{Certificate, Proxy, StatusCode, redirect};
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use reqwest::{Certificate, Method, Proxy, StatusCode, redirect};
 use std::env;
 use std::fs;
 use std::io::Read as _;
@@ -50,8 +50,38 @@ pub(crate) struct Http {
 /// Hears how many bytes there are and how many there will be.
 pub(crate) type Report<'r> = dyn FnMut(u64, Option<u64>) -> ControlFlow<()> + 'r;
 
+/// What to fetch, and as whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Resource<'a> {
+    pub(crate) url: &'a Url,
+    /// Goes to the host of `url` alone: a redirect to another host is followed without it.
+    pub(crate) authorization: Option<&'a HeaderValue>,
+    /// What the bytes must number, where known.
+    pub(crate) size_bytes: Option<u64>,
+}
+
+/// A small document, or a refusal.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    /// Where it came from in the end.
+    url: Url,
+}
+
+impl Answer {
+    /// The answer if it is no refusal.
+    pub(crate) fn success(self) -> Result<Self, HubError> {
+        if (200..300).contains(&self.status) { Ok(self) } else { Err(refusal(self.status, &self.url, &self.headers)) }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
 /// How one attempt failed.
-enum Failure {
+pub(crate) enum Failure {
     /// Another attempt may do better.
     Passing(HubError),
     Final(HubError),
@@ -87,11 +117,10 @@ impl Http {
         Ok(Self { client, retry_wait: network.retry_wait })
     }
 
-    /// Fills `writer` from `url`, from where it is on. `size_bytes` is what the file must have, where known.
+    /// Fills `writer` from where it is on.
     pub(crate) fn download(
         &self,
-        url: &Url,
-        size_bytes: Option<u64>,
+        resource: &Resource<'_>,
         writer: &mut BlobWriter<'_>,
         report: &mut Report<'_>,
     ) -> Result<(), HubError> {
@@ -99,7 +128,7 @@ impl Http {
         let mut etag = None;
         loop {
             let before = writer.length();
-            let error = match self.attempt(url, size_bytes, writer, &mut etag, report) {
+            let error = match self.attempt(resource, writer, &mut etag, report) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing(error)) => error,
@@ -108,28 +137,84 @@ impl Http {
             if attempts >= ATTEMPTS {
                 return Err(error);
             }
-            let until = Instant::now() + self.retry_wait * (1 << attempts.saturating_sub(1));
-            while Instant::now() < until {
-                stopped(report(writer.length(), size_bytes))?;
-                thread::sleep(Duration::from_millis(50).min(until.saturating_duration_since(Instant::now())));
-            }
+            self.wait(attempts, &mut || report(writer.length(), resource.size_bytes))?;
         }
+    }
+
+    /// A document of at most `limit_bytes`, or the refusal of it. A server out of order is asked again.
+    pub(crate) fn get(
+        &self,
+        resource: &Resource<'_>,
+        accept: Option<&HeaderValue>,
+        limit_bytes: u64,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Answer, HubError> {
+        let mut attempts = 0;
+        loop {
+            stopped(go_on())?;
+            attempts += 1;
+            let mut request = self.request(Method::GET, resource);
+            if let Some(accept) = accept {
+                request = request.header(reqwest::header::ACCEPT, accept.clone());
+            }
+            match self.send(request, resource.url, limit_bytes) {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Passing(_)) if attempts < ATTEMPTS => {}
+                Err(Failure::Passing(error) | Failure::Final(error)) => return Err(error),
+            }
+            self.wait(attempts, go_on)?;
+        }
+    }
+
+    /// A request that is not sent yet.
+    pub(crate) fn request(&self, method: Method, resource: &Resource<'_>) -> RequestBuilder {
+        let request = self.client.request(method, resource.url.clone()).header(ACCEPT_ENCODING, "identity");
+        match resource.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization.clone()),
+            None => request,
+        }
+    }
+
+    /// Sends a request once and reads its answer.
+    pub(crate) fn send(&self, request: RequestBuilder, url: &Url, limit_bytes: u64) -> Result<Answer, Failure> {
+        let response = request.send().map_err(|error| request_failure(url, &error))?;
+        let (status, headers, from) = (response.status(), response.headers().clone(), response.url().clone());
+        if is_passing(status) {
+            return Err(Failure::Passing(refusal(status.as_u16(), &from, &headers)));
+        }
+        let mut body = Vec::new();
+        let read = response.take(limit_bytes.saturating_add(1)).read_to_end(&mut body);
+        read.map_err(|error| Failure::Passing(broken_off(url, &reason_of(&error))))?;
+        if body.len() as u64 > limit_bytes {
+            let reason = format!("it is longer than the {limit_bytes} bytes that are read of it");
+            return Err(Failure::Final(HubError::Answer { what: "a document", reason }));
+        }
+        Ok(Answer { status: status.as_u16(), headers, body, url: from })
+    }
+
+    fn wait(&self, attempts: u32, go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Result<(), HubError> {
+        let until = Instant::now() + self.retry_wait * (1 << attempts.saturating_sub(1));
+        while Instant::now() < until {
+            stopped(go_on())?;
+            thread::sleep(Duration::from_millis(50).min(until.saturating_duration_since(Instant::now())));
+        }
+        Ok(())
     }
 
     fn attempt(
         &self,
-        url: &Url,
-        size_bytes: Option<u64>,
+        resource: &Resource<'_>,
         writer: &mut BlobWriter<'_>,
         etag: &mut Option<HeaderValue>,
         report: &mut Report<'_>,
     ) -> Result<(), Failure> {
+        let Resource { url, size_bytes, .. } = *resource;
         stopped(report(writer.length(), size_bytes))?;
         if (size_bytes == Some(writer.length()) && writer.length() > 0) || writer.is_whole() {
             return Ok(());
         }
         let offset = writer.length();
-        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        let mut request = self.request(Method::GET, resource);
         if offset > 0 {
             request = request.header(RANGE, format!("bytes={offset}-"));
             if let Some(etag) = etag {
@@ -161,14 +246,8 @@ impl Http {
                 response.content_length()
             }
             status => {
-                let error = HubError::Status {
-                    host: host(response.url()),
-                    path: response.url().path().to_owned(),
-                    status: status.as_u16(),
-                };
-                let passing = status.is_server_error()
-                    || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-                return Err(if passing { Failure::Passing(error) } else { Failure::Final(error) });
+                let error = refusal(status.as_u16(), response.url(), response.headers());
+                return Err(if is_passing(status) { Failure::Passing(error) } else { Failure::Final(error) });
             }
         };
         if let (Some(expected), Some(got)) = (size_bytes, total)
@@ -201,6 +280,21 @@ fn receive(
             Err(error) => return Err(Failure::Passing(broken_off(url, &reason_of(&error)))),
         }
         stopped(report(writer.length(), total))?;
+    }
+}
+
+/// A refusal that another attempt may not meet.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
+fn refusal(status: u16, url: &Url, headers: &HeaderMap) -> HubError {
+    let code = headers.get("X-Error-Code").and_then(|code| code.to_str().ok()).filter(|code| !code.is_empty());
+    HubError::Status {
+        host: host(url),
+        path: url.path().to_owned(),
+        status,
+        code: code.map(|code| code.chars().take(80).collect()),
     }
 }
 
@@ -247,7 +341,7 @@ fn reason_of(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-fn host(url: &Url) -> String {
+pub(crate) fn host(url: &Url) -> String {
     url.host_str().unwrap_or("the server").to_owned()
 }
 
@@ -261,9 +355,12 @@ fn redirect_policy() -> redirect::Policy {
         if attempt.previous().len() > REDIRECTS {
             return attempt.error("too many redirects");
         }
-        let secure = attempt.previous().last().is_some_and(|previous| previous.scheme() == "https");
-        if secure && attempt.url().scheme() != "https" && !is_loopback(attempt.url()) {
+        let Some(first) = attempt.previous().first() else { return attempt.follow() };
+        if first.scheme() == "https" && attempt.url().scheme() != "https" {
             return attempt.error("the server leads from https to an unprotected address");
+        }
+        if is_internal(attempt.url()) && !is_internal(first) {
+            return attempt.error("the server leads to an address of this machine or its own link");
         }
         attempt.follow()
     })

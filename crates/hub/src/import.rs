@@ -1,6 +1,7 @@
 //! Models that other tools have on this machine already: Ollama's store and Hugging Face's cache.
 
 use crate::HubError;
+use crate::hugging_face::{HuggingFaceName, is_plain};
 use crate::local::{LocalFile, LocalModel, folder_files};
 use freehold_base::Digest;
 use serde::Deserialize;
@@ -48,13 +49,7 @@ impl Caches<'_> {
             return self.find_ollama(reference, &name);
         }
         if let Some(name) = reference.strip_prefix("hf:") {
-            let name = HuggingFaceName::parse(name).ok_or_else(|| {
-                HubError::reference(
-                    reference,
-                    "it must look like hf:ORG/REPO, hf:ORG/REPO@REV or hf:ORG/REPO/FILE.gguf",
-                )
-            })?;
-            return self.find_hugging_face(reference, &name);
+            return self.find_hugging_face(reference, &HuggingFaceName::parse(name)?);
         }
         Err(HubError::reference(
             reference,
@@ -129,10 +124,10 @@ impl Caches<'_> {
     }
 
     fn find_hugging_face(&self, reference: &str, name: &HuggingFaceName) -> Result<Found, HubError> {
-        let root = self.hugging_face.iter().find(|root| root.join(name.directory()).is_dir());
+        let root = self.hugging_face.iter().find(|root| root.join(cache_directory(name)).is_dir());
         let root = root.ok_or_else(|| not_in_cache(reference, "Hugging Face", self.hugging_face))?;
         let (snapshot, revision) = snapshot(root, name)?;
-        let repository = root.join(name.directory()).canonicalize().map_err(HubError::io(root))?;
+        let repository = root.join(cache_directory(name)).canonicalize().map_err(HubError::io(root))?;
         let mut files = match &name.file {
             Some(file) => {
                 let known = gguf_files(&snapshot);
@@ -168,11 +163,7 @@ impl Caches<'_> {
         if model.facts.title.is_none() {
             model.facts.title = name.repository.rsplit('/').next().map(str::to_owned);
         }
-        let name = match &name.file {
-            Some(file) => format!("{}/{}", name.repository, file.trim_end_matches(".gguf")),
-            None => name.repository.clone(),
-        };
-        Ok(Found { name, model })
+        Ok(Found { name: name.model_name(), model })
     }
 }
 
@@ -220,13 +211,6 @@ impl OllamaName {
     }
 }
 
-/// A part of a name that is safe to join to a path.
-fn is_plain(part: &str) -> bool {
-    part.len() <= 120
-        && part.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-        && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
 #[derive(Deserialize)]
 struct OllamaManifest {
     #[serde(default)]
@@ -270,48 +254,13 @@ fn read_ollama_manifest(path: &Path) -> Result<OllamaManifest, HubError> {
     serde_json::from_slice(&bytes).map_err(|error| HubError::local(path, format!("as a manifest: {error}")))
 }
 
-/// A repository as Hugging Face names it.
-struct HuggingFaceName {
-    repository: String,
-    revision: Option<String>,
-    file: Option<String>,
-}
-
-impl HuggingFaceName {
-    fn parse(text: &str) -> Option<Self> {
-        // hf:ORG/REPO@REV/FILE, with REV and FILE optional; a few old repositories have no ORG.
-        let (text, revision, mut file) = match text.split_once('@') {
-            None => (text, None, None),
-            Some((repository, rest)) => match rest.split_once('/') {
-                None => (repository, Some(rest.to_owned()), None),
-                Some((revision, file)) => (repository, Some(revision.to_owned()), Some(file.to_owned())),
-            },
-        };
-        let mut parts = text.splitn(3, '/');
-        let mut repository = parts.next()?.to_owned();
-        if let Some(name) = parts.next() {
-            repository = format!("{repository}/{name}");
-        }
-        if let Some(rest) = parts.next() {
-            if file.is_some() {
-                return None;
-            }
-            file = Some(rest.to_owned());
-        }
-        let plain = repository.split('/').all(is_plain)
-            && revision.iter().all(|revision| is_plain(revision))
-            && file.iter().all(|file| file.split('/').all(is_plain));
-        plain.then_some(Self { repository, revision, file })
-    }
-
-    fn directory(&self) -> String {
-        format!("models--{}", self.repository.replace('/', "--"))
-    }
+fn cache_directory(name: &HuggingFaceName) -> String {
+    format!("models--{}", name.repository.replace('/', "--"))
 }
 
 /// The folder of the revision that is meant, and its commit.
 fn snapshot(root: &Path, name: &HuggingFaceName) -> Result<(PathBuf, String), HubError> {
-    let repository = root.join(name.directory());
+    let repository = root.join(cache_directory(name));
     let snapshots = repository.join("snapshots");
     let commits = names(&snapshots);
     let wanted = name.revision.as_deref().unwrap_or("main");

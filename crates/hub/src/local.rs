@@ -129,11 +129,18 @@ pub(crate) fn folder_files(folder: &Path, root: &Path) -> Result<Vec<LocalFile>,
     Ok(files)
 }
 
-fn belongs(name: &str) -> bool {
+/// Whether a file of that name says what a model is and may be used for: licence, model card.
+pub(crate) fn is_document(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    if ["license", "licence", "notice", "use_policy"].iter().any(|start| name.starts_with(start)) {
+    name == "readme.md" || ["license", "licence", "notice", "use_policy"].iter().any(|start| name.starts_with(start))
+}
+
+/// Whether a file of that name belongs to a model of safetensors.
+pub(crate) fn belongs(name: &str) -> bool {
+    if is_document(name) {
         return true;
     }
+    let name = name.to_ascii_lowercase();
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
     match extension {
         "json" => !name.ends_with(".index.json") || name.ends_with(".safetensors.index.json"),

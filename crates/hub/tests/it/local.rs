@@ -6,11 +6,19 @@ use std::fs;
 
 /// A folder in Hugging Face's style with one small tensor.
 pub(crate) fn write_folder(home: &Home, folder: &str) {
-    let header = br#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  "#;
-    let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat();
-    home.write(&format!("{folder}/config.json"), "{\"model_type\":\"llama\"}");
-    home.write(&format!("{folder}/model.safetensors"), weights);
-    home.write(&format!("{folder}/README.md"), "---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n");
+    home.write(&format!("{folder}/config.json"), CONFIG);
+    home.write(&format!("{folder}/model.safetensors"), safetensors("w", 8));
+    home.write(&format!("{folder}/README.md"), MODEL_CARD);
+}
+
+pub(crate) const CONFIG: &[u8] = b"{\"model_type\":\"llama\"}";
+pub(crate) const MODEL_CARD: &[u8] = b"---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n";
+
+/// Weights of one tensor of so many bytes, a multiple of four.
+pub(crate) fn safetensors(tensor: &str, size: usize) -> Vec<u8> {
+    let mut header = format!(r#"{{"{tensor}":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{size}]}}}}"#, size / 4);
+    header += &" ".repeat(8 - header.len() % 8);
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; size]].concat()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod https;
+mod hugging_face;
 mod import;
 #[cfg(unix)]
 mod kill;
@@ -11,7 +12,7 @@ mod packages;
 mod server;
 
 use freehold_base::Digest;
-use freehold_hub::{Hub, HubError, Options, Pulled, Status};
+use freehold_hub::{Hub, HubError, Options, Pulled, Secret, Status};
 use freehold_store::Store;
 use std::fs;
 use std::io::Write as _;
@@ -63,6 +64,9 @@ fn hub(home: &Path) -> Hub {
         user_catalogue: Some(home.join("catalogue.toml")),
         ollama: vec![home.join("ollama")],
         hugging_face: vec![home.join("hugging-face")],
+        // Nothing listens there; tests of repositories write the address of their server into this file.
+        hugging_face_endpoint: fs::read_to_string(home.join("endpoint")).unwrap_or("http://127.0.0.1:1".to_owned()),
+        hugging_face_token: fs::read_to_string(home.join("token")).ok().and_then(|token| Secret::new(&token)),
         retry_wait: Duration::ZERO,
     };
     Hub::new(store, options).unwrap()

@@ -1,14 +1,18 @@
 //! A scripted HTTP server on the loopback address.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// What a client asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Request {
+    pub(crate) method: String,
+    /// With the query.
     pub(crate) path: String,
+    pub(crate) authorization: Option<String>,
+    pub(crate) body: Vec<u8>,
     /// First byte of the range asked for.
     pub(crate) range: Option<usize>,
 }
@@ -107,18 +111,28 @@ impl Server {
 
 /// One request; a client that goes away is no error here.
 fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
-    let mut request = Request { path: String::new(), range: None };
-    for line in BufReader::new(&stream).lines() {
+    let mut request = Request::default();
+    let mut reader = BufReader::new(&stream);
+    let mut first = String::new();
+    if reader.read_line(&mut first).is_err() {
+        return;
+    }
+    let mut words = first.split(' ').map(str::to_owned);
+    (request.method, request.path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut length = 0;
+    for line in reader.by_ref().lines() {
         let Ok(line) = line else { return };
-        if line.is_empty() {
-            break;
+        let Some((name, value)) = line.split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "range" => request.range = value.trim_start_matches("bytes=").trim_end_matches('-').parse().ok(),
+            "authorization" => request.authorization = Some(value.to_owned()),
+            "content-length" => length = value.parse().unwrap(),
+            _ => {}
         }
-        if let Some(rest) = line.strip_prefix("GET ") {
-            request.path = rest.split(' ').next().unwrap().to_owned();
-        }
-        if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
-            request.range = range.trim_end_matches('-').parse().ok();
-        }
+    }
+    request.body.resize(length, 0);
+    if reader.read_exact(&mut request.body).is_err() {
+        return;
     }
     log.lock().unwrap().push(request.clone());
     let reply = handler(&request);
@@ -130,6 +144,7 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
         head += &format!("{header}\r\n");
     }
     head += "\r\n";
-    let sent = &reply.body[..reply.cut.unwrap_or(reply.body.len()).min(reply.body.len())];
+    let whole = if request.method == "HEAD" { 0 } else { reply.body.len() };
+    let sent = &reply.body[..reply.cut.unwrap_or(whole).min(whole)];
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).ok();
 }

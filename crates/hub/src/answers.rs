@@ -1,0 +1,217 @@
+//! What servers answer, read: pure functions over hostile bytes. Each takes memory in proportion to what it is given,
+//! which its caller bounds, and refuses what it cannot name a use for.
+
+use crate::HubError;
+use freehold_base::Digest;
+use freehold_store::validate_file_path;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Most entries of one page of a list of files. Hugging Face sends a thousand.
+const PAGE_ENTRIES_MAX: usize = 10_000;
+/// Most files that the weights of one model may be spread over.
+const SHARDS_MAX: usize = 10_000;
+
+/// A file of a repository.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedFile {
+    /// Its name, a plain relative path.
+    pub path: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What its bytes hash to.
+    pub checksum: Checksum,
+}
+
+/// What the bytes of a listed file must hash to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checksum {
+    /// SHA-256, for what lies in Large File Storage.
+    Sha256(Digest),
+    /// Git's name of the bytes, a SHA-1 over their length and themselves, for what lies in Git.
+    GitBlob([u8; 20]),
+}
+
+/// The commit that a revision of a Hugging Face repository means: 40 hexadecimal digits in lower case.
+///
+/// # Errors
+/// [`HubError::Answer`].
+pub fn parse_revision(bytes: &[u8]) -> Result<String, HubError> {
+    #[derive(Deserialize)]
+    struct Revision {
+        sha: String,
+    }
+    let wrong = |reason: String| HubError::Answer { what: "the description of the repository", reason };
+    let revision: Revision = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+    if !is_commit(&revision.sha) {
+        return Err(wrong("`sha` is no commit of 40 hexadecimal digits".to_owned()));
+    }
+    Ok(revision.sha)
+}
+
+/// Whether the text is a commit in full.
+pub(crate) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// One page of the list of a Hugging Face repository's files. Directories, and kinds that are neither, are left out.
+///
+/// # Errors
+/// [`HubError::Answer`] where an entry lacks what a file needs, contradicts itself, or has a name that is no plain
+/// relative path; where there are more than a page holds.
+pub fn parse_tree(bytes: &[u8]) -> Result<Vec<ListedFile>, HubError> {
+    let wrong = |reason: String| HubError::Answer { what: "the list of files", reason };
+    let page: TreePage = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+    page.0
+        .into_iter()
+        .filter(|entry| entry.kind == "file")
+        .map(|entry| {
+            validate_file_path(&entry.path).map_err(|error| wrong(error.to_string()))?;
+            let checksum = match &entry.lfs {
+                Some(lfs) if Some(lfs.size) != entry.size => {
+                    return Err(wrong(format!("`{}` has two sizes", entry.path)));
+                }
+                Some(lfs) => {
+                    Checksum::Sha256(lfs.oid.parse().map_err(|error| wrong(format!("`{}`: {error}", entry.path)))?)
+                }
+                None => Checksum::GitBlob(
+                    git_blob(&entry.oid).ok_or_else(|| wrong(format!("`{}` has no Git object id", entry.path)))?,
+                ),
+            };
+            let size_bytes = entry.size.ok_or_else(|| wrong(format!("`{}` has no size", entry.path)))?;
+            Ok(ListedFile { path: entry.path, size_bytes, checksum })
+        })
+        .collect()
+}
+
+/// The address of the next page, from a `Link` header: `<https://…>; rel="next"`.
+pub fn parse_next_link(header: &str) -> Option<&str> {
+    let mut rest = header;
+    while let Some((_, from)) = rest.split_once('<') {
+        let (address, after) = from.split_once('>')?;
+        let parameters = after.split('<').next().unwrap_or(after);
+        let is_next = |parameter: &str| {
+            parameter
+                .trim()
+                .trim_end_matches(',')
+                .trim()
+                .strip_prefix("rel=")
+                .is_some_and(|rel| rel.trim_matches('"') == "next")
+        };
+        if parameters.split(';').any(is_next) {
+            return Some(address);
+        }
+        rest = after;
+    }
+    None
+}
+
+/// The files that an index of sharded safetensors names: `{"weight_map": {"tensor": "file"}}`.
+///
+/// # Errors
+/// [`HubError::Answer`] where it names none, too many, or one that is no plain name.
+pub fn parse_weight_index(bytes: &[u8]) -> Result<BTreeSet<String>, HubError> {
+    let wrong = |reason: String| HubError::Answer { what: "the index of the weights", reason };
+    let index: WeightIndex = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+    for file in &index.weight_map.0 {
+        if validate_file_path(file).is_err() || file.contains('/') || !file.ends_with(".safetensors") {
+            let shown: String = file.chars().take(80).collect();
+            return Err(wrong(format!("`{}` is no name of a file of weights", shown.escape_debug())));
+        }
+    }
+    if index.weight_map.0.is_empty() {
+        return Err(wrong("it names no files".to_owned()));
+    }
+    Ok(index.weight_map.0)
+}
+
+#[derive(Deserialize)]
+struct TreeEntry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    #[serde(default)]
+    oid: String,
+    size: Option<u64>,
+    lfs: Option<LargeFile>,
+}
+
+#[derive(Deserialize)]
+struct LargeFile {
+    oid: String,
+    size: u64,
+}
+
+/// Entries up to a number, so that a page of millions is refused before it is held.
+struct TreePage(Vec<TreeEntry>);
+
+impl<'de> Deserialize<'de> for TreePage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = TreePage;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of files")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<TreePage, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = sequence.next_element()? {
+                    if entries.len() == PAGE_ENTRIES_MAX {
+                        return Err(de::Error::custom(format!("a page lists more than {PAGE_ENTRIES_MAX} files")));
+                    }
+                    entries.push(entry);
+                }
+                Ok(TreePage(entries))
+            }
+        }
+        deserializer.deserialize_seq(Entries)
+    }
+}
+
+#[derive(Deserialize)]
+struct WeightIndex {
+    weight_map: ShardNames,
+}
+
+/// The values of a map whose keys are of no interest.
+struct ShardNames(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for ShardNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = ShardNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map from tensors to files")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ShardNames, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some((IgnoredAny, name)) = map.next_entry::<IgnoredAny, String>()? {
+                    names.insert(name);
+                    if names.len() > SHARDS_MAX {
+                        return Err(de::Error::custom(format!("it names more than {SHARDS_MAX} files")));
+                    }
+                }
+                Ok(ShardNames(names))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+fn git_blob(hex: &str) -> Option<[u8; 20]> {
+    if !is_commit(hex) {
+        return None;
+    }
+    let mut bytes = [0; 20];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
