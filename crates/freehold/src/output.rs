@@ -70,6 +70,7 @@ impl FetchProgress {
             Stage::Waiting => "Waiting for",
             Stage::Checking => "Checking",
             Stage::Downloading => "Fetching",
+            Stage::Uploading => "Sending",
         };
         let what = format!("{verb} {}", status.what);
         if what != self.what {

