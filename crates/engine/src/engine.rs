@@ -7,6 +7,7 @@ use freehold_kernels::{Compute, KV_BLOCK, KvType};
 use freehold_model::{Config, Model};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -41,6 +42,7 @@ pub struct Engine {
     context_length: usize,
     numerics: String,
     queue: Mutex<Option<SyncSender<Submission>>>,
+    stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -72,6 +74,7 @@ impl Engine {
         let blocks = 2 * context_length.div_ceil(KV_BLOCK);
         let batch = Batch::new(model.new_cache(options.kv_type, blocks), blocks as u32);
         let (sender, receiver) = sync_channel(options.queue.max(1));
+        let stopping = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             model,
             tokenizer: Arc::clone(&tokenizer),
@@ -79,11 +82,13 @@ impl Engine {
             batch,
             batch_size: options.batch.max(1),
             receiver,
+            stopping: Arc::clone(&stopping),
             waiting: VecDeque::new(),
         };
         let thread = std::thread::Builder::new().name("freehold-engine".to_owned()).spawn(move || worker.run())?;
         let numerics = numerics_id(options.kv_type);
-        Ok(Self { config, tokenizer, context_length, numerics, queue: Mutex::new(Some(sender)), thread: Some(thread) })
+        let queue = Mutex::new(Some(sender));
+        Ok(Self { config, tokenizer, context_length, numerics, queue, stopping, thread: Some(thread) })
     }
 
     /// The model's hyper-parameters.
@@ -136,27 +141,7 @@ impl Engine {
         if request.max_tokens == Some(0) {
             return invalid("max_tokens is 0: ask for at least one token".to_owned());
         }
-        let sampling = &request.sampling;
-        let numbers = [
-            ("temperature", sampling.temperature, 0.0..=f32::MAX),
-            ("top_p", sampling.top_p, 0.0..=1.0),
-            ("min_p", sampling.min_p, 0.0..=1.0),
-            ("repetition_penalty", sampling.repetition_penalty, f32::MIN_POSITIVE..=f32::MAX),
-            ("presence_penalty", sampling.presence_penalty, f32::MIN..=f32::MAX),
-            ("frequency_penalty", sampling.frequency_penalty, f32::MIN..=f32::MAX),
-        ];
-        for (name, number, range) in numbers {
-            if !range.contains(&number) {
-                return invalid(format!(
-                    "{name} is {number}: it must be between {} and {}",
-                    range.start(),
-                    range.end()
-                ));
-            }
-        }
-        if sampling.logit_bias.iter().any(|(_, bias)| !bias.is_finite()) {
-            return invalid("a logit bias is not a finite number".to_owned());
-        }
+        request.sampling.check()?;
         let wanted = prompt_tokens.saturating_add(request.max_tokens.unwrap_or(usize::MAX));
         Ok(wanted.min(self.context_length))
     }
@@ -164,7 +149,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Without senders the worker ends after what is under way.
+        // The flag ends what is under way and what is queued; a worker that waits is woken by the loss of the sender.
+        self.stopping.store(true, Ordering::Relaxed);
         *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(thread) = self.thread.take() {
             // A panic of the worker has been printed, and its requests have been ended.
@@ -180,6 +166,8 @@ struct Worker {
     batch: Batch,
     batch_size: usize,
     receiver: Receiver<Submission>,
+    /// The engine is being dropped.
+    stopping: Arc<AtomicBool>,
     /// Those for which the cache had no room yet: at most one, taken from the queue before that was known.
     waiting: VecDeque<Submission>,
 }
@@ -194,7 +182,8 @@ impl Worker {
             }
         }
         self.batch.cancel_all();
-        for submission in self.waiting.drain(..) {
+        // The queue has lost its sender, or will at once: this ends.
+        for submission in self.waiting.into_iter().chain(self.receiver) {
             cancel(submission);
         }
     }
@@ -202,6 +191,9 @@ impl Worker {
     /// Takes up what there is room for; waits where there is nothing to do. False when the engine is dropped.
     fn admit(&mut self) -> bool {
         loop {
+            if self.stopping.load(Ordering::Relaxed) {
+                return false;
+            }
             if self.batch.len() >= self.batch_size {
                 return true;
             }

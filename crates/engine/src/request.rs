@@ -41,6 +41,34 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Sampling {
+    /// Whether every setting is one that a token can be chosen with.
+    ///
+    /// # Errors
+    /// [`SubmitError::Invalid`] names the setting that is not.
+    pub fn check(&self) -> Result<(), SubmitError> {
+        let numbers = [
+            ("temperature", self.temperature, 0.0..=f32::MAX, "0 or more"),
+            ("top_p", self.top_p, 0.0..=1.0, "between 0 and 1"),
+            ("min_p", self.min_p, 0.0..=1.0, "between 0 and 1"),
+            ("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE..=f32::MAX, "above 0"),
+            ("presence_penalty", self.presence_penalty, f32::MIN..=f32::MAX, "a finite number"),
+            ("frequency_penalty", self.frequency_penalty, f32::MIN..=f32::MAX, "a finite number"),
+        ];
+        for (name, number, range, rule) in numbers {
+            if !range.contains(&number) {
+                return Err(SubmitError::Invalid(format!("{name} is {number}: it must be {rule}")));
+            }
+        }
+        match self.logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
+            Some((id, bias)) => {
+                Err(SubmitError::Invalid(format!("the logit bias of token {id} is {bias}: it must be a finite number")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Default for Sampling {
     fn default() -> Self {
         Self {

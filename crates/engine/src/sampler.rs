@@ -28,9 +28,9 @@ struct Candidate {
     weight: f32,
 }
 
-/// Logit descending, id ascending.
+/// Logit descending, id ascending. Adding +0 makes −0 its equal, as for the largest logit.
 fn rank(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+    (b.logit + 0.0).total_cmp(&(a.logit + 0.0)).then(a.id.cmp(&b.id))
 }
 
 impl Sampler {
@@ -207,6 +207,12 @@ mod tests {
         for (name, settings, expected) in cases {
             assert_eq!(draws(&settings, &LOGITS).into_iter().collect::<Vec<_>>(), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn zeros_of_both_signs_are_equals() {
+        let settings = with(|s| s.top_k = 2);
+        assert_eq!(draws(&settings, &[-0.0, 0.0, -1.0, 0.0]).into_iter().collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]

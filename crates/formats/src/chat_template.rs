@@ -11,7 +11,9 @@
 mod breaks;
 mod environment;
 mod methods;
+mod operators;
 mod python;
+mod rewrite;
 mod time;
 
 use crate::error::{Error, Result, shown};
@@ -115,11 +117,10 @@ impl ChatTemplate {
                 remedy: "Give a shorter template",
             });
         }
-        let source = environment::prepare(source);
         let environment = on_own_stack(move || {
             let mut environment = environment::new();
             environment.set_recursion_limit(RECURSION_MAX);
-            match environment.add_template_owned(NAME, source) {
+            match environment::prepared(source).and_then(|source| environment.add_template_owned(NAME, source)) {
                 Ok(()) => Ok(environment),
                 Err(error) => Err(template_error(&error)),
             }

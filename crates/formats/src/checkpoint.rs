@@ -42,7 +42,7 @@ impl Checkpoint {
     /// content, else a folder in Hugging Face's style if `config.json` is among them.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the files are neither, and the errors of the two containers.
+    /// [`Error::Files`] where the files are neither, and the errors of the two containers.
     pub fn open_files(files: BTreeMap<String, PathBuf>) -> Result<Self> {
         let mut gguf_files = Vec::new();
         for (name, path) in &files {
@@ -55,14 +55,12 @@ impl Checkpoint {
             [] if files.contains_key(hugging_face::CONFIG) => {
                 Ok(Self::HuggingFace(Box::new(HuggingFaceFolder::open_files(files)?)))
             }
-            [] => Err(Error::Checkpoint {
-                path: files.keys().next().map(PathBuf::from).unwrap_or_default(),
+            [] => Err(Error::Files {
                 problem: "neither a GGUF file nor config.json is among the model's files".into(),
                 remedy: "Import a GGUF file, or the folder that holds config.json and model.safetensors",
             }),
-            [(first, _), ..] => Err(Error::Checkpoint {
-                path: first.into(),
-                problem: format!("{} GGUF files are among the model's files", gguf_files.len()),
+            [(first, _), (second, _), ..] => Err(Error::Files {
+                problem: format!("both `{first}` and `{second}` are GGUF files"),
                 remedy: "Import each as a model of its own",
             }),
         }

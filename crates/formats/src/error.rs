@@ -31,6 +31,15 @@ pub enum Error {
         remedy: &'static str,
     },
 
+    /// The files of a model, wherever they lie, make none.
+    #[error("{problem}. {remedy}")]
+    Files {
+        /// What is wrong with them.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+
     /// A GGUF file breaks its format, or asks for something that is not supported.
     #[error("GGUF: {field}: {problem}. {remedy}")]
     Gguf {

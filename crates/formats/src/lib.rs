@@ -23,7 +23,7 @@ pub use gguf::Gguf;
 pub use hugging_face::{Config, HuggingFaceFolder};
 pub use metadata::{Array, Metadata, Strings, Value};
 pub use mmap::Mmap;
-pub use rope::{RopeParameters, RopeScaling};
+pub use rope::{RopeLayers, RopeParameters, RopeScaling};
 pub use safetensors::Safetensors;
 pub use tensor::TensorView;
 pub use tokenizer::{Decoder, PreTokenizer, SpecialTokens, Tokenizer};

@@ -26,8 +26,9 @@ pub struct RopeParameters {
 /// How rotary frequencies are scaled.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// They are not. A GGUF of a model with [`RopeScaling::Llama3`] says this as well, and has the factors as a tensor
-    /// `rope_freqs.weight` by which frequencies are divided.
+    /// They are not. A GGUF of a model with [`RopeScaling::Llama3`] or [`RopeScaling::LongRope`] says this as well, and has
+    /// the factors by which frequencies are divided as tensors: `rope_freqs.weight`, or `rope_factors_long.weight` and
+    /// `rope_factors_short.weight`.
     Default,
     /// Every frequency is divided by `factor` ("Extending Context Window of Large Language Models via Positional
     /// Interpolation", Chen et al., 2023).
@@ -66,20 +67,66 @@ pub enum RopeScaling {
         /// Whether the bounds between kept and divided dimensions are rounded to whole dimensions.
         truncate: bool,
     },
+    /// "LongRoPE" (Ding et al., 2024): each frequency is divided by a factor of its own.
+    LongRope {
+        /// The factors for contexts up to the original one.
+        short_factor: Vec<f64>,
+        /// The factors for longer ones.
+        long_factor: Vec<f64>,
+        /// The longest context over the original one.
+        factor: f64,
+        /// The context first trained on, in tokens.
+        original_max_position_embeddings: u64,
+        /// By what queries and keys are multiplied; `None`: derived from `factor`.
+        attention_factor: Option<f64>,
+    },
+}
+
+/// Which layers of a model the parameters are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeLayers {
+    /// All of them: a model that has parameters for kinds of layers is refused.
+    All,
+    /// Those that attend to everything, in a model whose other layers have a window and parameters of their own.
+    Full,
+    /// Those with a window, in such a model. Their frequencies are not scaled unless the file says so.
+    Windowed {
+        /// Their base where the file names none; `None`: that of the full layers.
+        theta_default: Option<f64>,
+    },
 }
 
 impl RopeParameters {
     /// From `config.json`, in the style of transformers 5 (`rope_parameters`) or the one before (`rope_theta` and
     /// `rope_scaling` with `rope_type` or `type`). A missing `rope_theta` is 10,000, as in the configuration classes of
-    /// Llama, Mistral and Qwen.
+    /// Llama, Mistral and Qwen. Parameters for kinds of layers are objects under the kind's name, or, in the older style,
+    /// `rope_local_base_freq`.
     ///
     /// # Errors
     /// [`Error::HuggingFace`] where a number is missing or out of range, or the kind of scaling is not supported.
-    pub fn from_config(config: &Config) -> Result<Self> {
-        let scaling = match config.optional_object("rope_parameters")? {
+    pub fn from_config(config: &Config, layers: RopeLayers) -> Result<Self> {
+        let mut scaling = match config.optional_object("rope_parameters")? {
             Some(parameters) => Some(parameters),
             None => config.optional_object("rope_scaling")?,
         };
+        let kind = match layers {
+            RopeLayers::All => None,
+            RopeLayers::Full => Some("full_attention"),
+            RopeLayers::Windowed { .. } => Some("sliding_attention"),
+        };
+        let own = match (&scaling, kind) {
+            (Some(scaling), Some(kind)) => scaling.optional_object(kind)?,
+            _ => None,
+        };
+        if let (None, RopeLayers::Windowed { theta_default }) = (&own, layers) {
+            let theta = match positive(config, "rope_local_base_freq")?.or(theta_default) {
+                Some(theta) => theta,
+                None => Self::from_config(config, RopeLayers::Full)?.theta,
+            };
+            let partial_rotary_factor = Self::from_config(config, RopeLayers::Full)?.partial_rotary_factor;
+            return Ok(Self { theta, scaling: RopeScaling::Default, partial_rotary_factor });
+        }
+        scaling = own.or(scaling);
         // Either style may leave a number where the other has it.
         let number = |key: &str| -> Result<Option<f64>> {
             match scaling.as_ref().map(|scaling| positive(scaling, key)).transpose()?.flatten() {
@@ -105,13 +152,17 @@ impl RopeParameters {
     ///
     /// # Errors
     /// [`Error::Gguf`] where a number is missing or out of range, or the kind of scaling is not supported.
-    pub fn from_metadata(metadata: &Metadata, architecture: &str) -> Result<Self> {
+    pub fn from_metadata(metadata: &Metadata, architecture: &str, layers: RopeLayers) -> Result<Self> {
         let keys = Keys { metadata, architecture };
-        Ok(Self {
-            theta: keys.positive("rope.freq_base")?.unwrap_or(THETA_DEFAULT),
-            scaling: keys.scaling()?,
-            partial_rotary_factor: keys.partial_rotary_factor()?,
-        })
+        let theta = keys.positive("rope.freq_base")?.unwrap_or(THETA_DEFAULT);
+        let (theta, scaling) = match layers {
+            RopeLayers::All | RopeLayers::Full => (theta, keys.scaling()?),
+            RopeLayers::Windowed { theta_default } => {
+                let own = keys.positive("rope.freq_base_swa")?.or(theta_default);
+                (own.unwrap_or(theta), RopeScaling::Default)
+            }
+        };
+        Ok(Self { theta, scaling, partial_rotary_factor: keys.partial_rotary_factor()? })
     }
 }
 
@@ -158,9 +209,33 @@ fn scaling_of(config: &Config, scaling: &Config) -> Result<RopeScaling> {
             mscale_all_dim: not_negative(scaling, "mscale_all_dim")?,
             truncate: scaling.optional_bool("truncate")?.unwrap_or(true),
         }),
-        other => Err(scaling
-            .error("rope_type", format!("`{}` is not supported; default, linear, llama3 and yarn are", shown(other)))),
+        // What Phi-3 called it at first.
+        "longrope" | "su" => {
+            let original = original(None)?;
+            let longest = config.optional_u64("max_position_embeddings")?.unwrap_or(original);
+            Ok(RopeScaling::LongRope {
+                short_factor: factors(scaling, "short_factor")?,
+                long_factor: factors(scaling, "long_factor")?,
+                factor: positive(scaling, "factor")?.unwrap_or(longest as f64 / original as f64),
+                original_max_position_embeddings: original,
+                attention_factor: positive(scaling, "attention_factor")?,
+            })
+        }
+        other => Err(scaling.error(
+            "rope_type",
+            format!("`{}` is not supported; default, linear, llama3, longrope and yarn are", shown(other)),
+        )),
     }
+}
+
+/// A list of factors, each above 0.
+fn factors(config: &Config, key: &str) -> Result<Vec<f64>> {
+    let list = config.get(key).and_then(serde_json::Value::as_array);
+    let list = list.ok_or_else(|| config.error(key, "it is missing or no list".into()))?;
+    let positive = |value: &serde_json::Value| value.as_f64().filter(|factor| *factor > 0.0 && factor.is_finite());
+    list.iter()
+        .map(|value| positive(value).ok_or_else(|| config.error(key, "not every entry is a number above 0".into())))
+        .collect()
 }
 
 fn positive(config: &Config, key: &str) -> Result<Option<f64>> {
@@ -212,13 +287,15 @@ impl Keys<'_> {
             None => self.positive("rope.scale_linear")?,
         };
         match (self.metadata.optional_str(&self.key("rope.scaling.type"))?, factor) {
-            (None, None) | (Some("none"), _) => Ok(RopeScaling::Default),
+            (None, None) | (Some("none" | "longrope"), _) => Ok(RopeScaling::Default),
             // A factor alone is linear.
             (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
             (Some("yarn"), Some(factor)) => self.yarn(factor),
             (Some("linear" | "yarn"), None) => Err(self.error("rope.scaling.factor", "it is missing".into())),
-            (Some(other), _) => Err(self
-                .error("rope.scaling.type", format!("`{}` is not supported; none, linear and yarn are", shown(other)))),
+            (Some(other), _) => Err(self.error(
+                "rope.scaling.type",
+                format!("`{}` is not supported; none, linear, longrope and yarn are", shown(other)),
+            )),
         }
     }
 
@@ -235,9 +312,11 @@ impl Keys<'_> {
                 return Err(self.error(name, "it is not supported".into()));
             }
         }
-        // llama.cpp multiplies what the file gives with what it derives from the factor.
-        let given = match self.positive("rope.scaling.attn_factor")? {
-            Some(given) => Some(given),
+        // Converters copy the configuration's attention factor, which is the whole of it, to the one key, and to the other
+        // what llama.cpp multiplies with what it derives from the factor.
+        let multiplier = self.positive("rope.scaling.attn_factor")?.filter(|&multiplier| multiplier != 1.0);
+        let attention_factor = match multiplier {
+            Some(multiplier) => Some(multiplier * (1.0 + 0.1 * factor.max(1.0).ln())),
             None => self.positive("rope.scaling.yarn_attn_factor")?,
         };
         Ok(RopeScaling::Yarn {
@@ -245,9 +324,7 @@ impl Keys<'_> {
             original_max_position_embeddings: original,
             beta_fast: self.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(YARN_BETA_FAST_DEFAULT),
             beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(YARN_BETA_SLOW_DEFAULT),
-            attention_factor: given
-                .filter(|&given| given != 1.0)
-                .map(|given| given * (1.0 + 0.1 * factor.max(1.0).ln())),
+            attention_factor,
             mscale: None,
             mscale_all_dim: None,
             truncate: true,

@@ -1,11 +1,13 @@
 //! Asking the engine and waiting for the answer, and the chat in the terminal.
 
+use crate::output;
 use anyhow::{Context as _, Result, bail};
-use freehold_engine::{Engine, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, TextModel};
+use freehold_engine::{
+    Engine, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError, TextModel,
+};
 use freehold_formats::SpecialTokens;
 use rustyline::error::ReadlineError;
 use serde_json::{Map, Value, json};
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -89,14 +91,9 @@ pub(crate) fn catch_interrupts() -> Result<()> {
     Ok(())
 }
 
-/// Prints text as it comes.
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
-}
+const COMMANDS: &str = "Ctrl-C stops an answer, Ctrl-D or /exit leaves, /clear begins anew, /help shows this.";
 
-/// A chat: each answer sees all before it. Ctrl-C ends an answer, Ctrl-D the chat.
+/// A chat: each answer sees all before it.
 pub(crate) fn converse(
     engine: &Engine,
     text: &Arc<TextModel>,
@@ -110,39 +107,60 @@ pub(crate) fn converse(
     let beginning: Vec<Value> =
         system.map(|system| json!({ "role": "system", "content": system })).into_iter().collect();
     let mut messages = beginning.clone();
-    eprintln!("Ctrl-C stops an answer, Ctrl-D leaves, /clear begins anew.");
+    eprintln!("{COMMANDS}");
     loop {
         let line = match editor.readline("> ") {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => {
-                eprintln!("Ctrl-D leaves.");
+                eprintln!("Ctrl-D or /exit leaves.");
                 continue;
             }
             Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        // A history that cannot be kept is no reason to stop talking.
+        let _ = editor.add_history_entry(&line);
         match line.trim() {
             "" => continue,
+            "/exit" => return Ok(()),
+            "/help" => {
+                eprintln!("{COMMANDS}");
+                continue;
+            }
             "/clear" => {
                 messages.clone_from(&beginning);
+                eprintln!("All said so far is forgotten.");
+                continue;
+            }
+            word if is_command(word) => {
+                eprintln!("{word} is no command. {COMMANDS}");
                 continue;
             }
             _ => {}
         }
-        // A history that cannot be kept is no reason to stop talking.
-        let _ = editor.add_history_entry(&line);
         messages.push(json!({ "role": "user", "content": line }));
         let prompt = prompt(text, &messages)?;
-        match answer(engine, prompt, options, &mut print) {
+        match answer(engine, prompt, options, &mut output::print_part) {
             Ok(answer) => {
-                let stopped = if answer.finished.reason == FinishReason::Cancelled { " [stopped]" } else { "" };
-                println!("{stopped}");
+                output::print_line(match answer.finished.reason {
+                    FinishReason::Stop => "",
+                    FinishReason::Length => " [cut: it became too long]",
+                    FinishReason::Cancelled => " [stopped]",
+                })?;
                 messages.push(json!({ "role": "assistant", "content": answer.text }));
             }
             Err(error) => {
-                crate::output::print_error(&error);
+                output::print_error(&error);
+                if let Some(SubmitError::ContextLengthExceeded { .. }) = error.downcast_ref() {
+                    eprintln!("All said so far is part of the prompt: /clear begins anew.");
+                }
                 messages.pop();
             }
         }
     }
+}
+
+/// A single word behind a slash. Paths and sentences are for the model.
+fn is_command(line: &str) -> bool {
+    line.strip_prefix('/').is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()))
 }

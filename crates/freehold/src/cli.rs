@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::commands;
 use crate::models::Opened;
+use crate::output::UsageError;
 
 /// Open AI that you own outright: run, inspect and keep open-weight models on your own machines.
 #[derive(Parser)]
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Show(commands::show::Options),
     /// Remove a model from the store.
     Rm(commands::rm::Options),
+    /// Check every byte of the store, and fetch again what is damaged or missing.
+    Scrub(commands::scrub::Options),
     /// The key that the HTTP server asks for.
     #[command(subcommand)]
     Key(commands::key::Command),
@@ -51,6 +54,8 @@ pub(crate) enum Command {
     Logits(commands::logits::Options),
     /// How well a model predicts a text.
     Perplexity(commands::perplexity::Options),
+    /// How fast this machine reads and computes.
+    Bench(commands::bench::Options),
     /// Print a completion script for a shell.
     Completions(commands::completions::Options),
 }
@@ -58,8 +63,7 @@ pub(crate) enum Command {
 /// How to compute. None of it changes a bit of the result but `--kv`.
 #[derive(Args, Clone)]
 pub(crate) struct ComputeOptions {
-    /// Instruction set of the kernels: reference, avx2, avx512 [default: the fastest that this machine has].
-    #[arg(long)]
+    #[arg(long, help = isa_help())]
     isa: Option<Isa>,
     /// Threads of the kernels [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -67,6 +71,11 @@ pub(crate) struct ComputeOptions {
     /// How keys and values are cached: f16, f32. Part of the numerics id.
     #[arg(long, default_value_t)]
     pub(crate) kv: KvType,
+}
+
+fn isa_help() -> String {
+    let names = Isa::ALL.map(|isa| isa.to_string()).join(", ");
+    format!("Instruction set of the kernels: {names} [default: the fastest that this machine has]")
 }
 
 impl ComputeOptions {
@@ -84,8 +93,8 @@ impl ComputeOptions {
 #[derive(Args, Clone)]
 pub(crate) struct EngineArguments {
     /// Longest prompt and answer together, in tokens [default: what the model was made for, at most 32768].
-    #[arg(long)]
-    context: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
     #[command(flatten)]
     compute: ComputeOptions,
 }
@@ -96,8 +105,16 @@ impl EngineArguments {
         let text = Arc::new(opened.text()?);
         let compute = self.compute.start()?;
         let model = opened.weights(&compute)?;
-        let options =
-            EngineOptions { kv_type: self.compute.kv, context_length: self.context, ..EngineOptions::default() };
+        let context_length = self.context.map(|context| context as usize);
+        let made_for = model.config().context_length;
+        if let Some(context) = context_length.filter(|&context| context > made_for) {
+            let text = format!(
+                "{} was made for {made_for} tokens, not {context}: give --context at most that",
+                opened.label()
+            );
+            return Err(UsageError(text).into());
+        }
+        let options = EngineOptions { kv_type: self.compute.kv, context_length, ..EngineOptions::default() };
         let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, options)?;
         Ok((engine, text))
     }

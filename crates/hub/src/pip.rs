@@ -31,6 +31,18 @@ const WHEELS_ONLY: [&str; 6] = [
     "--disable-pip-version-check",
 ];
 
+/// What is worth telling of pip's long complaints about the network. What stands first says more.
+const NETWORK_REASONS: [&str; 8] = [
+    "Cannot connect to proxy",
+    "certificate verify failed",
+    "Temporary failure in name resolution",
+    "Name or service not known",
+    "Network is unreachable",
+    "No route to host",
+    "Connection refused",
+    "timed out",
+];
+
 /// A way to call pip.
 pub(crate) struct Pip {
     candidates: Vec<Vec<OsString>>,
@@ -187,10 +199,8 @@ fn complaint(packages: String, stderr: &str) -> HubError {
             .any(|sign| line.contains(sign))
     });
     if let Some(line) = network {
-        let reason = ["Temporary failure in name resolution", "Name or service not known", "Network is unreachable"]
-            .into_iter()
-            .find(|reason| line.contains(reason))
-            .map_or_else(|| shorten(line), str::to_owned);
+        let reason = NETWORK_REASONS.into_iter().find(|reason| line.contains(reason));
+        let reason = reason.map_or_else(|| shorten(line), str::to_owned);
         return HubError::NoNetwork { host: "the package index through pip".to_owned(), reason };
     }
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

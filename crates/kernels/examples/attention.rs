@@ -2,7 +2,7 @@
 //! `cargo run --release -p freehold-kernels --example attention [ISA]`.
 
 use freehold_kernels::{
-    AttentionRow, AttentionScratch, AttentionShape, Isa, KV_BLOCK, KvLayer, KvShape, KvType, RopeFrequencies,
+    AttentionRow, AttentionScratch, AttentionShape, Gate, Isa, KV_BLOCK, KvLayer, KvShape, KvType, RopeFrequencies,
     RopeScaling, RopeStyle, RopeTable, VectorKernels,
 };
 use std::time::Instant;
@@ -33,7 +33,16 @@ fn main() {
     println!("{isa}, one thread");
     let heads = [("SmolLM2-135M", 9, 3, 64), ("Qwen2.5-1.5B", 12, 2, 128), ("no groups", 8, 8, 64)];
     for (name, heads, kv_heads, dim) in heads {
-        let shape = AttentionShape { heads, kv_heads, k_dim: dim, v_dim: dim, scale: 0.125, window: None };
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            k_dim: dim,
+            v_dim: dim,
+            scale: 0.125,
+            window: None,
+            softcap: None,
+            sinks: None,
+        };
         for kv_type in [KvType::F32, KvType::F16] {
             let count = 1024 / KV_BLOCK + 1;
             let mut layer = KvLayer::new(KvShape { kv_type, kv_heads, k_dim: dim, v_dim: dim }, count);
@@ -74,7 +83,7 @@ fn main() {
     let (x, weight, mut out) = (numbers(576), numbers(576), vec![0.0; 576]);
     println!("rms_norm 576: {:.3} us", best(|| kernels.rms_norm(&x, &weight, 1e-5, &mut out)) * 1e6);
     let (gate, up, mut out) = (numbers(1536), numbers(1536), vec![0.0; 1536]);
-    println!("silu_mul 1536: {:.3} us", best(|| kernels.silu_mul(&gate, &up, &mut out)) * 1e6);
+    println!("silu_mul 1536: {:.3} us", best(|| kernels.gate_mul(Gate::Silu, &gate, &up, &mut out)) * 1e6);
     let frequencies = RopeFrequencies::new(10_000.0, 64, &RopeScaling::None).expect("a plain model");
     println!("rope rows, 64 dimensions: {:.3} us", best(|| drop(RopeTable::new(&frequencies, [700]))) * 1e6);
     let table = RopeTable::new(&frequencies, [700]);

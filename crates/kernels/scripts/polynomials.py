@@ -74,6 +74,17 @@ error = max(
 )
 report("ln h", h, error)
 
+# tanh(x) = x + x³ t(x²) on |x| <= 0.625: beyond, 1 - 2 ÷ (exp(2x) + 1) loses nothing to cancellation.
+edge = mpf("0.625") ** 2
+t = rounded(
+    lambda s: (mp.tanh(mp.sqrt(s)) / mp.sqrt(s) - 1) / s, lambda s: s, mpf(2) ** -60, edge, 4
+)
+error = max(
+    abs((1 + s * mp.polyval(list(reversed(t)), s)) * mp.sqrt(s) / mp.tanh(mp.sqrt(s)) - 1)
+    for s in samples(mpf(2) ** -60, edge)
+)
+report("tanh t", t, error)
+
 # ln(2) in two f32: the high part has 9 trailing zero bits (exp) so that n·high is exact for |n| <= 128.
 ln2 = mp.log(2)
 high = mpf(int(ln2 * 2**15)) / 2**15

@@ -118,10 +118,11 @@ pub(crate) const SMALLEST_AMAX: f32 = f32::from_bits(27 << 23); // 2^−100
 pub(crate) unsafe fn quantize_row(kind: ActivationKind, x: &[f32], row: &mut RowMut<'_>) {
     let block = kind.block();
     for (index, (x, quants)) in x.chunks_exact(block).zip(row.quants.chunks_exact_mut(block)).enumerate() {
-        let amax = x.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
+        // Compared as integers, so that a NaN is the largest: it makes the scale, and with it the outputs, NaN.
+        let amax = f32::from_bits(x.iter().fold(0, |amax, x| amax.max(x.abs().to_bits())));
         let (d, id) = if amax < SMALLEST_AMAX { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) };
         for (quant, x) in quants.iter_mut().zip(x) {
-            // A NaN (infinity times the zero reciprocal of infinity) converts to 0.
+            // A NaN (also infinity times the zero reciprocal of infinity) converts to 0.
             *quant = (x * id).round_ties_even() as i8;
         }
         row.scales[index] = d;

@@ -10,7 +10,7 @@ use crate::vector::lane_sum;
 use std::ops::Range;
 
 /// The heads of one attention layer, and what they may see.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct AttentionShape {
     /// Query heads: a multiple of `kv_heads`. Query head h reads kv head h / (heads / kv_heads).
     pub heads: usize,
@@ -24,6 +24,10 @@ pub struct AttentionShape {
     pub scale: f32,
     /// How many positions a token sees, itself included; all before it where this is missing.
     pub window: Option<usize>,
+    /// What scaled scores are kept within, above 0: see [`math::softcap`].
+    pub softcap: Option<f32>,
+    /// A score per query head of something that has no value: it takes its share of the weights (arXiv 2309.17453).
+    pub sinks: Option<Vec<f32>>,
 }
 
 impl AttentionShape {
@@ -84,6 +88,8 @@ impl<'a> Attention<'a> {
         assert_eq!((shape.kv_heads, shape.k_dim, shape.v_dim), (kv.kv_heads, kv.k_dim, kv.v_dim), "cache's shape");
         assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads), "{} heads", shape.heads);
         assert!(shape.window != Some(0), "a window of no positions");
+        assert!(shape.softcap.is_none_or(|cap| cap > 0.0), "a cap of {:?}", shape.softcap);
+        assert!(shape.sinks.as_ref().is_none_or(|sinks| sinks.len() == shape.heads), "one sink per head");
         assert!(kv_head < shape.kv_heads, "kv head {kv_head} of {}", shape.kv_heads);
         assert_eq!(out.len(), rows.len() * shape.group() * shape.v_dim, "output");
         for row in rows {
@@ -100,6 +106,11 @@ impl<'a> Attention<'a> {
         &self.rows[row].q[start..start + self.shape.k_dim]
     }
 
+    /// The sink of head `head` of this kv head's group.
+    pub(crate) fn sink(&self, head: usize) -> Option<f32> {
+        self.shape.sinks.as_ref().map(|sinks| sinks[self.kv_head * self.shape.group() + head])
+    }
+
     /// K and V of block `index` of the sequence.
     pub(crate) fn block(&self, index: usize) -> (BlockView<'a>, BlockView<'a>) {
         let block = self.blocks[index] as usize;
@@ -111,6 +122,20 @@ impl<'a> Attention<'a> {
 pub(crate) fn slots(visible: &Range<usize>, index: usize) -> Range<usize> {
     let start = index * KV_BLOCK;
     visible.start.clamp(start, start + KV_BLOCK) - start..visible.end.clamp(start, start + KV_BLOCK) - start
+}
+
+/// The weighted values of all blocks, whose largest score is `max` and whose weights have the sum `sum`, brought to
+/// their mean: the sink, where there is one, comes in as a last block without a value.
+#[inline]
+pub(crate) fn finish(out: &mut [f32], max: f32, sum: f32, sink: Option<f32>) {
+    let mut sum = sum;
+    if let Some(sink) = sink {
+        let new_max = max.max(sink);
+        let old = math::exp(max - new_max);
+        sum = sum * old + math::exp(sink - new_max);
+        out.iter_mut().for_each(|out| *out *= old);
+    }
+    out.iter_mut().for_each(|out| *out /= sum);
 }
 
 /// The reference: every row and head by itself.
@@ -133,7 +158,8 @@ pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut A
                 for (d, &q) in q.iter().enumerate() {
                     score = q.mul_add(keys.get(d * KV_BLOCK + slot), score);
                 }
-                weights[slot] = attention.shape.scale * score;
+                let score = attention.shape.scale * score;
+                weights[slot] = attention.shape.softcap.map_or(score, |cap| math::softcap(score, cap));
             }
             let block_max = weights[slots.clone()].iter().copied().fold(f32::NEG_INFINITY, f32::max);
             for weight in &mut weights[slots.clone()] {
@@ -161,10 +187,8 @@ pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut A
                 }
             });
         }
-        if let Some((_, sum)) = merged {
-            for out in out {
-                *out /= sum;
-            }
+        if let Some((max, sum)) = merged {
+            finish(out, max, sum, attention.sink(head));
         }
     }
 }

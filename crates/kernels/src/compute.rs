@@ -11,7 +11,7 @@ use crate::matmul::{MatmulTable, Tile};
 use crate::matrix::Matrix;
 use crate::packed::GROUP;
 use crate::pool::{Pool, SharedMut};
-use crate::vector::VectorKernels;
+use crate::vector::{Gate, VectorKernels};
 use std::cell::RefCell;
 
 /// Kernels of one instruction set on one pool of threads.
@@ -94,20 +94,29 @@ impl Compute {
         });
     }
 
-    /// `x += y`, rows of `width`.
-    pub fn add_assign(&self, x: &mut [f32], y: &[f32], width: usize) {
-        assert_eq!(x.len(), y.len(), "add_assign: lengths differ");
-        let chunk = self.rows_per_chunk(x.len() / width, width);
-        self.pool.run_rows(x, width, chunk, |row, x| self.vector.add_assign(x, &y[row * width..][..width]));
+    /// `x = fma(y, scale, x)`, rows of `width`.
+    pub fn add_scaled(&self, x: &mut [f32], y: &[f32], scale: f32, width: usize) {
+        assert_eq!(x.len(), y.len(), "add_scaled: lengths differ");
+        self.for_rows(x, width, |row, x| self.vector.add_scaled(x, &y[row * width..][..width], scale));
     }
 
-    /// `gate = silu(gate) · up`, rows of `width`.
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32], width: usize) {
-        assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
+    /// `x = x · scale`, rows of `width`.
+    pub fn scale(&self, x: &mut [f32], scale: f32, width: usize) {
+        self.for_rows(x, width, |_, x| x.iter_mut().for_each(|x| *x *= scale));
+    }
+
+    /// `x = cap · tanh(x / cap)`, rows of `width`.
+    pub fn softcap(&self, x: &mut [f32], cap: f32, width: usize) {
+        self.for_rows(x, width, |_, x| self.vector.softcap(x, cap));
+    }
+
+    /// `out` = what `kind` makes of `gate` and `up`, rows of `width`.
+    pub fn gate_mul(&self, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32], width: usize) {
+        assert!(gate.len() == up.len() && gate.len() == out.len(), "gate_mul: lengths differ");
         let chunk = self.rows_per_chunk(gate.len() / width, width);
         self.pool.run_rows(out, width, chunk, |row, out| {
             let part = row * width..(row + 1) * width;
-            self.vector.silu_mul(&gate[part.clone()], &up[part], out);
+            self.vector.gate_mul(kind, &gate[part.clone()], &up[part], out);
         });
     }
 

@@ -22,6 +22,7 @@ mod packed;
 mod packing;
 mod pool;
 mod rope;
+mod routing;
 mod vector;
 
 pub use activations::{ActivationKind, Activations};
@@ -32,4 +33,5 @@ pub use kv::{KV_BLOCK, KvLayer, KvShape, KvType, ParseKvTypeError};
 pub use matrix::{Matrix, MatrixError};
 pub use pool::Pool;
 pub use rope::{RopeError, RopeFrequencies, RopeScaling, RopeStyle, RopeTable};
-pub use vector::VectorKernels;
+pub use routing::{Route, RouteShare, route};
+pub use vector::{Gate, VectorKernels};

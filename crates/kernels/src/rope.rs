@@ -48,6 +48,17 @@ pub enum RopeScaling {
     },
     /// Each divided by its own factor: GGUF's `rope_freqs.weight`, one number per pair.
     Factors(Vec<f32>),
+    /// Each divided by its own factor, and cosines and sines scaled (LongRoPE, arXiv 2402.13753).
+    LongRope {
+        /// One number per pair: those for the context that the model is to reach.
+        factors: Vec<f32>,
+        /// The longest context over the original one.
+        factor: f64,
+        /// The context, in positions, that the model was first trained with.
+        original_context: f64,
+        /// What cosines and sines are multiplied by. Where it is missing, `√(1 + ln(factor) / ln(original_context))`.
+        attention_factor: Option<f64>,
+    },
 }
 
 /// Numbers of a model that make no rotary embedding.
@@ -168,14 +179,17 @@ impl RopeFrequencies {
                 };
                 (0..pairs).map(blend).collect()
             }
-            RopeScaling::Factors(ref factors) => {
-                if factors.len() != pairs {
-                    return Err(RopeError::Factors { got: factors.len(), pairs });
-                }
-                for &factor in factors {
-                    check("a frequency factor", f64::from(factor))?;
-                }
-                factors.iter().enumerate().map(|(pair, &factor)| plain(pair) / f64::from(factor)).collect()
+            RopeScaling::Factors(ref factors) => divided(plain, pairs, factors)?,
+            RopeScaling::LongRope { ref factors, factor, original_context, attention_factor: given } => {
+                check("factor", factor)?;
+                check("original_max_position_embeddings", original_context)?;
+                attention_factor = match given {
+                    Some(given) => given,
+                    None if factor <= 1.0 => 1.0,
+                    None => (1.0 + math64::ln(factor) / math64::ln(original_context)).sqrt(),
+                };
+                check("attention_factor", attention_factor)?;
+                divided(plain, pairs, factors)?
             }
         };
         Ok(Self {
@@ -198,6 +212,17 @@ impl RopeFrequencies {
     pub fn attention_factor(&self) -> f32 {
         self.attention_factor
     }
+}
+
+/// The frequencies `plain` of `pairs` pairs, each divided by its factor.
+fn divided(plain: impl Fn(usize) -> f64, pairs: usize, factors: &[f32]) -> Result<Vec<f64>, RopeError> {
+    if factors.len() != pairs {
+        return Err(RopeError::Factors { got: factors.len(), pairs });
+    }
+    for &factor in factors {
+        check("a frequency factor", f64::from(factor))?;
+    }
+    Ok(factors.iter().enumerate().map(|(pair, &factor)| plain(pair) / f64::from(factor)).collect())
 }
 
 /// Every parameter is a positive number of a size that keeps the arithmetic in range.
@@ -259,6 +284,10 @@ pub enum RopeStyle {
 mod tests {
     use super::*;
 
+    fn long_rope(factors: Vec<f32>, attention_factor: Option<f64>) -> RopeScaling {
+        RopeScaling::LongRope { factors, factor: 4.0, original_context: 4096.0, attention_factor }
+    }
+
     fn assert_near(name: &str, got: &[f32], expected: &[f64]) {
         assert_eq!(got.len(), expected.len(), "{name}");
         for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
@@ -290,7 +319,7 @@ mod tests {
         };
         // YaRN over 1024: pairs 4·log10(1024/(32·2π))/4·… = 0.707 → 0 and 2.212 → 3, so the ramp is 0, 1/3, 2/3, 1.
         let ramp = |plain: f64, t: f64| plain / 4.0 * t + plain * (1.0 - t);
-        let cases: [(&str, RopeScaling, [f64; 4], f64); 7] = [
+        let cases: [(&str, RopeScaling, [f64; 4], f64); 9] = [
             ("none", RopeScaling::None, [1.0, 0.1, 0.01, 0.001], 1.0),
             ("linear", RopeScaling::Linear { factor: 2.0 }, [0.5, 0.05, 0.005, 0.0005], 1.0),
             ("llama3", llama3, [1.0, 0.1, (1.0 - smooth) * 0.01 / 8.0 + smooth * 0.01, 0.001 / 8.0], 1.0),
@@ -313,6 +342,13 @@ mod tests {
                 (0.2 * 4f64.ln() + 1.0) / (0.1 * 4f64.ln() + 1.0),
             ),
             ("factors", RopeScaling::Factors(vec![1.0, 2.0, 4.0, 8.0]), [1.0, 0.05, 0.0025, 0.000_125], 1.0),
+            (
+                "longrope",
+                long_rope(vec![1.0, 2.0, 4.0, 8.0], None),
+                [1.0, 0.05, 0.0025, 0.000_125],
+                (1.0 + 4f64.ln() / 4096f64.ln()).sqrt(),
+            ),
+            ("longrope, factor given", long_rope(vec![1.0; 4], Some(1.5)), [1.0, 0.1, 0.01, 0.001], 1.5),
         ];
         for (name, scaling, inverse, attention_factor) in cases {
             let frequencies = RopeFrequencies::new(10_000.0, 8, &scaling).expect(name);
@@ -333,7 +369,7 @@ mod tests {
             mscale: None,
             mscale_all_dim: None,
         };
-        let cases: [(f64, usize, RopeScaling); 9] = [
+        let cases: [(f64, usize, RopeScaling); 11] = [
             (10_000.0, 0, RopeScaling::None),
             (10_000.0, 7, RopeScaling::None),
             (0.0, 8, RopeScaling::None),
@@ -341,6 +377,8 @@ mod tests {
             (f64::INFINITY, 8, RopeScaling::None),
             (10_000.0, 8, RopeScaling::Linear { factor: 0.0 }),
             (10_000.0, 8, RopeScaling::Factors(vec![1.0; 3])),
+            (10_000.0, 8, long_rope(vec![1.0; 5], None)),
+            (10_000.0, 8, long_rope(vec![1.0; 4], Some(-1.0))),
             (10_000.0, 8, yarn(-1.0)),
             (1.0, 8, yarn(32.0)),
         ];

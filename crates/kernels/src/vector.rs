@@ -14,8 +14,11 @@ use crate::rope::RopeStyle;
 #[derive(Clone, Copy)]
 pub(crate) struct VectorTable {
     pub(crate) rms_norm: unsafe fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
-    pub(crate) add_assign: unsafe fn(x: &mut [f32], y: &[f32]),
+    pub(crate) add_scaled: unsafe fn(x: &mut [f32], y: &[f32], scale: f32),
     pub(crate) silu_mul: unsafe fn(gate: &[f32], up: &[f32], out: &mut [f32]),
+    pub(crate) gelu_mul: unsafe fn(gate: &[f32], up: &[f32], out: &mut [f32]),
+    pub(crate) clamped_silu_mul: unsafe fn(gate: &[f32], up: &[f32], alpha: f32, limit: f32, out: &mut [f32]),
+    pub(crate) softcap: unsafe fn(x: &mut [f32], cap: f32),
     pub(crate) exp: unsafe fn(x: &mut [f32]),
     pub(crate) sigmoid: unsafe fn(x: &mut [f32]),
     pub(crate) log_sum_exp: unsafe fn(x: &[f32]) -> f32,
@@ -24,8 +27,36 @@ pub(crate) struct VectorTable {
 }
 
 /// The scalar reference.
-pub(crate) static REFERENCE: VectorTable =
-    VectorTable { rms_norm, add_assign, silu_mul, exp, sigmoid, log_sum_exp, rope, attend: attention::attend };
+pub(crate) static REFERENCE: VectorTable = VectorTable {
+    rms_norm,
+    add_scaled,
+    silu_mul,
+    gelu_mul,
+    clamped_silu_mul,
+    softcap,
+    exp,
+    sigmoid,
+    log_sum_exp,
+    rope,
+    attend: attention::attend,
+};
+
+/// How a gated feed-forward lets its gate act on the other half.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Gate {
+    /// `silu(gate) · up` with `silu(g) = g / (1 + exp(−g))` (arXiv 2002.05202).
+    Silu,
+    /// `gelu(gate) · up`: see [`math::gelu`].
+    Gelu,
+    /// With `g = min(gate, limit)` and `u = up` kept within ±`limit`: `g / (1 + exp(−(alpha · g))) · (u + 1)`, as GPT-OSS
+    /// has it (arXiv 2508.10925).
+    ClampedSilu {
+        /// What the gate is multiplied by inside the exponential.
+        alpha: f32,
+        /// Above 0.
+        limit: f32,
+    },
+}
 
 /// The functions for an instruction set that is available.
 fn vector_table(isa: Isa) -> &'static VectorTable {
@@ -65,18 +96,30 @@ impl VectorKernels {
         unsafe { (self.table.rms_norm)(x, weight, eps, out) }
     }
 
-    /// `x += y`.
-    pub fn add_assign(&self, x: &mut [f32], y: &[f32]) {
-        assert_eq!(x.len(), y.len(), "add_assign: lengths differ");
+    /// `x = fma(y, scale, x)`; with a scale of 1, `x + y`.
+    pub fn add_scaled(&self, x: &mut [f32], y: &[f32], scale: f32) {
+        assert_eq!(x.len(), y.len(), "add_scaled: lengths differ");
         // SAFETY: `new` checked that the instruction set is available.
-        unsafe { (self.table.add_assign)(x, y) }
+        unsafe { (self.table.add_scaled)(x, y, scale) }
     }
 
-    /// `out = silu(gate) · up` with `silu(g) = g / (1 + exp(−g))`.
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
+    /// `out` = what `kind` makes of `gate` and `up`.
+    pub fn gate_mul(&self, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len(), "gate_mul: lengths differ");
         // SAFETY: `new` checked that the instruction set is available.
-        unsafe { (self.table.silu_mul)(gate, up, out) }
+        unsafe {
+            match kind {
+                Gate::Silu => (self.table.silu_mul)(gate, up, out),
+                Gate::Gelu => (self.table.gelu_mul)(gate, up, out),
+                Gate::ClampedSilu { alpha, limit } => (self.table.clamped_silu_mul)(gate, up, alpha, limit, out),
+            }
+        }
+    }
+
+    /// `x = cap · tanh(x / cap)`: see [`math::softcap`].
+    pub fn softcap(&self, x: &mut [f32], cap: f32) {
+        // SAFETY: `new` checked that the instruction set is available.
+        unsafe { (self.table.softcap)(x, cap) }
     }
 
     /// `x = exp(x)`: see [`math::exp`].
@@ -156,15 +199,34 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-fn add_assign(x: &mut [f32], y: &[f32]) {
+fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
     for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
+        *x = y.mul_add(scale, *x);
     }
 }
 
 fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
         *out = gate / (1.0 + math::exp(-gate)) * up;
+    }
+}
+
+fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        *out = math::gelu(gate) * up;
+    }
+}
+
+fn clamped_silu_mul(gate: &[f32], up: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        let (gate, up) = (gate.min(limit), up.max(-limit).min(limit));
+        *out = gate / (1.0 + math::exp(-(alpha * gate))) * (up + 1.0);
+    }
+}
+
+fn softcap(x: &mut [f32], cap: f32) {
+    for x in x {
+        *x = math::softcap(*x, cap);
     }
 }
 

@@ -3,11 +3,11 @@
 //! Shape letters: M tokens of the batch, C elements of the residual stream, H query heads, G kv heads, D elements of a
 //! head, F elements of the feed-forward's inside, V the vocabulary.
 
-use crate::source::{Place, Source};
+use crate::source::{Part, Place, Source};
 use crate::{Cache, Chunk, Error};
 use freehold_kernels::{
-    ActivationKind, Activations, AttentionInput, AttentionShape, Compute, KV_BLOCK, Matrix, Product, RopeFrequencies,
-    RopeStyle, RopeTable,
+    ActivationKind, Activations, AttentionInput, AttentionShape, Compute, Gate, KV_BLOCK, Matrix, Product,
+    RopeFrequencies, RopeStyle, RopeTable,
 };
 
 /// A projection: N × K weights and, in some models, a bias.
@@ -18,7 +18,24 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn load(source: &Source<'_>, place: Place, name: &str, rows: usize, cols: usize) -> Result<Self, Error> {
-        Ok(Self { matrix: source.matrix(place, name, rows, cols)?, bias: source.bias(place, name, rows)? })
+        let [linear] = Self::load_parts(source, place, name, [rows.into()], cols)?;
+        Ok(linear)
+    }
+
+    /// Several projections of the same input that one tensor holds one below the other.
+    pub(crate) fn load_parts<const N: usize>(
+        source: &Source<'_>,
+        place: Place,
+        name: &str,
+        parts: [Part; N],
+        cols: usize,
+    ) -> Result<[Self; N], Error> {
+        let mut matrices = source.matrices(place, name, &parts, cols)?.into_iter();
+        let mut biases = source.biases(place, name, &parts)?.map(Vec::into_iter);
+        Ok(parts.map(|_| Self {
+            matrix: matrices.next().expect("one matrix for each part"),
+            bias: biases.as_mut().map(|biases| biases.next().expect("one bias for each part")),
+        }))
     }
 }
 
@@ -31,54 +48,92 @@ pub(crate) struct Norm {
 impl Norm {
     pub(crate) fn load(source: &Source<'_>, place: Place, name: &str, length: usize) -> Result<Self, Error> {
         let epsilon = source.epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps")?;
-        Ok(Self { weight: source.vector(place, name, length)?, epsilon })
+        let mut weight = source.vector(place, name, length)?;
+        if source.conventions.norms_less_one && !source.is_gguf() {
+            weight.iter_mut().for_each(|weight| *weight += 1.0);
+        }
+        Ok(Self { weight, epsilon })
     }
 }
 
-/// Grouped-query attention with rotary positions.
+/// What norms over q and k go over, before rope.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadNorms {
+    /// There are none.
+    None,
+    /// Each head by itself, all with the same weights.
+    EachHead,
+    /// All heads together.
+    AllHeads,
+}
+
+/// Grouped-query attention.
 pub(crate) struct Attention {
     q: Linear,
     k: Linear,
     v: Linear,
     output: Linear,
-    /// Norms over each head of q and k.
-    head_norms: Option<(Norm, Norm)>,
+    /// Norms of q and k.
+    norms: Option<(Norm, Norm)>,
     shape: AttentionShape,
-    style: RopeStyle,
+    /// Which of the model's frequencies rotate q and k; none where positions are not embedded.
+    rope: Option<usize>,
 }
 
 impl Attention {
+    /// `interleaved`: how many elements of each head of q and k are rotated and have their halves interleaved in the file.
     pub(crate) fn load(
         source: &Source<'_>,
         layer: usize,
         width: usize,
         shape: AttentionShape,
-        style: RopeStyle,
-        head_norms: bool,
+        head_norms: HeadNorms,
+        rope: Option<usize>,
+        interleaved: Option<usize>,
     ) -> Result<Self, Error> {
         let place = Place::Layer(layer);
-        let norm = |name| Norm::load(source, place, name, shape.k_dim);
+        let heads = |heads| Part {
+            rows: heads * shape.k_dim,
+            interleaved: interleaved.map(|rotary_dim| (shape.k_dim, rotary_dim)),
+        };
+        let parts = [heads(shape.heads), heads(shape.kv_heads), (shape.kv_heads * shape.v_dim).into()];
+        let [q, k, v] = if source.has(place, "attn_qkv") {
+            Linear::load_parts(source, place, "attn_qkv", parts, width)?
+        } else {
+            let load = |name, part| Linear::load_parts(source, place, name, [part], width).map(|[linear]| linear);
+            [load("attn_q", parts[0])?, load("attn_k", parts[1])?, load("attn_v", parts[2])?]
+        };
+        let norms = match head_norms {
+            HeadNorms::None => None,
+            HeadNorms::EachHead => Some([shape.k_dim; 2]),
+            HeadNorms::AllHeads => Some([parts[0].rows, parts[1].rows]),
+        };
+        let norm = |name, length| Norm::load(source, place, name, length);
         Ok(Self {
-            q: Linear::load(source, place, "attn_q", shape.heads * shape.k_dim, width)?,
-            k: Linear::load(source, place, "attn_k", shape.kv_heads * shape.k_dim, width)?,
-            v: Linear::load(source, place, "attn_v", shape.kv_heads * shape.v_dim, width)?,
+            q,
+            k,
+            v,
             output: Linear::load(source, place, "attn_output", width, shape.heads * shape.v_dim)?,
-            head_norms: if head_norms { Some((norm("attn_q_norm")?, norm("attn_k_norm")?)) } else { None },
+            norms: norms
+                .map(|[q, k]| Ok::<_, Error>((norm("attn_q_norm", q)?, norm("attn_k_norm", k)?)))
+                .transpose()?,
             shape,
-            style,
+            rope,
         })
     }
 
     /// x: (M, C) → (M, C).
     pub(crate) fn forward(&self, step: &mut Step<'_>, layer: usize, x: &[f32]) -> Vec<f32> {
         let [mut q, mut k, v] = step.project(x, [&self.q, &self.k, &self.v]);
-        if let Some((q_norm, k_norm)) = &self.head_norms {
+        if let Some((q_norm, k_norm)) = &self.norms {
             let normed = [step.norm(&q, q_norm), step.norm(&k, k_norm)];
             step.give([q, k]);
             [q, k] = normed;
         }
-        step.rope(&mut q, &self.shape, self.style);
-        step.rope(&mut k, &self.shape, self.style);
+        if let Some(rope) = self.rope {
+            step.rope(rope, &mut q, &self.shape);
+            step.rope(rope, &mut k, &self.shape);
+        }
         step.write(layer, &k, &v);
         let attended = step.attend(layer, &self.shape, &q);
         let [out] = step.project(&attended, [&self.output]);
@@ -87,31 +142,60 @@ impl Attention {
     }
 }
 
-/// Feed-forward gated by SiLU (Shazeer, arXiv 2002.05202).
-pub(crate) struct SwiGlu {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+/// Feed-forward with a gate (Shazeer, arXiv 2002.05202).
+pub(crate) struct GatedUnit {
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) kind: Gate,
 }
 
-impl SwiGlu {
-    pub(crate) fn load(source: &Source<'_>, layer: usize, width: usize, inner: usize) -> Result<Self, Error> {
+/// Where a gated unit's tensors are.
+#[derive(Clone, Copy)]
+pub(crate) enum UnitTensors {
+    /// `ffn_gate`, `ffn_up` and `ffn_down`.
+    Separate,
+    /// The gate lies above the other half in `ffn_up`.
+    Fused,
+    /// Of the expert that every token goes to.
+    Shared,
+}
+
+impl GatedUnit {
+    pub(crate) fn load(
+        source: &Source<'_>,
+        layer: usize,
+        tensors: UnitTensors,
+        width: usize,
+        inner: usize,
+        kind: Gate,
+    ) -> Result<Self, Error> {
         let place = Place::Layer(layer);
-        Ok(Self {
-            gate: Linear::load(source, place, "ffn_gate", inner, width)?,
-            up: Linear::load(source, place, "ffn_up", inner, width)?,
-            down: Linear::load(source, place, "ffn_down", width, inner)?,
-        })
+        let load = |name, rows, cols| Linear::load(source, place, name, rows, cols);
+        let ([gate, up], down) = match tensors {
+            UnitTensors::Separate => ([load("ffn_gate", inner, width)?, load("ffn_up", inner, width)?], "ffn_down"),
+            UnitTensors::Fused => (Linear::load_parts(source, place, "ffn_up", [inner.into(); 2], width)?, "ffn_down"),
+            UnitTensors::Shared => {
+                ([load("ffn_gate_shexp", inner, width)?, load("ffn_up_shexp", inner, width)?], "ffn_down_shexp")
+            }
+        };
+        Ok(Self { gate, up, down: load(down, width, inner)?, kind })
     }
 
     /// x: (M, C) → (M, C).
     pub(crate) fn forward(&self, step: &mut Step<'_>, x: &[f32]) -> Vec<f32> {
+        let mut out = step.buffers.take(x.len());
+        self.forward_into(step, x, &mut out);
+        out
+    }
+
+    /// The same into a buffer of the caller's.
+    pub(crate) fn forward_into(&self, step: &mut Step<'_>, x: &[f32], out: &mut [f32]) {
         let [gate, up] = step.project(x, [&self.gate, &self.up]);
         let mut inner = step.buffers.take(gate.len());
-        step.compute.silu_mul(&gate, &up, &mut inner, self.gate.matrix.rows());
-        let [out] = step.project(&inner, [&self.down]);
+        step.compute.gate_mul(self.kind, &gate, &up, &mut inner, self.gate.matrix.rows());
+        step.project_into(&inner, &self.down, out);
         step.give([gate, up, inner]);
-        out
     }
 }
 
@@ -142,7 +226,8 @@ pub(crate) struct Step<'a> {
     pub(crate) chunks: &'a [Chunk<'a>],
     pub(crate) cache: &'a mut Cache,
     pub(crate) buffers: &'a mut Workspace,
-    rope: RopeTable,
+    /// One for each of the model's frequencies.
+    ropes: Vec<RopeTable>,
 }
 
 impl<'a> Step<'a> {
@@ -151,10 +236,11 @@ impl<'a> Step<'a> {
         chunks: &'a [Chunk<'a>],
         cache: &'a mut Cache,
         buffers: &'a mut Workspace,
-        frequencies: &RopeFrequencies,
+        frequencies: &[RopeFrequencies],
     ) -> Self {
-        let positions = chunks.iter().flat_map(|chunk| chunk.start..chunk.start + chunk.tokens.len());
-        Self { compute, chunks, cache, buffers, rope: RopeTable::new(frequencies, positions) }
+        let positions = || chunks.iter().flat_map(|chunk| chunk.start..chunk.start + chunk.tokens.len());
+        let ropes = frequencies.iter().map(|frequencies| RopeTable::new(frequencies, positions())).collect();
+        Self { compute, chunks, cache, buffers, ropes }
     }
 
     /// Gives buffers back for the next operation.
@@ -202,8 +288,7 @@ impl<'a> Step<'a> {
     }
 
     /// The product of x: (M, K) with one matrix, into a buffer of the caller's.
-    pub(crate) fn project_into(&mut self, x: &[f32], linear: &Linear, out: &mut Vec<f32>) {
-        out.resize(x.len() / linear.matrix.cols() * linear.matrix.rows(), 0.0);
+    pub(crate) fn project_into(&mut self, x: &[f32], linear: &Linear, out: &mut [f32]) {
         self.multiply(x, &mut [Product { matrix: &linear.matrix, bias: linear.bias.as_deref(), out }]);
     }
 
@@ -216,12 +301,12 @@ impl<'a> Step<'a> {
     }
 
     /// Turns each token's heads by the angles of its position.
-    fn rope(&self, x: &mut [f32], shape: &AttentionShape, style: RopeStyle) {
+    fn rope(&self, rope: usize, x: &mut [f32], shape: &AttentionShape) {
         let tokens: usize = self.chunks.iter().map(|chunk| chunk.tokens.len()).sum();
         let vector = self.compute.vector();
         self.compute.for_rows(x, x.len() / tokens, |token, heads| {
-            let (cos, sin) = self.rope.row(token);
-            vector.rope(heads, shape.k_dim, cos, sin, style);
+            let (cos, sin) = self.ropes[rope].row(token);
+            vector.rope(heads, shape.k_dim, cos, sin, RopeStyle::Halves);
         });
     }
 

@@ -1,63 +1,243 @@
-//! The pre-norm decoder that llama, qwen2 and qwen3 share: embedding, layers of attention and feed-forward each added to
-//! the residual stream, a last norm, and the output head.
+//! The decoder that all architectures share: embedding, layers of attention and feed-forward each added to the residual
+//! stream, a last norm, and the output head.
 
-use crate::blocks::{Attention, Linear, Norm, Step, SwiGlu};
+use crate::blocks::{Attention, GatedUnit, HeadNorms, Linear, Norm, Step, UnitTensors};
 use crate::config::Config;
+use crate::experts::{Experts, ExpertsShape};
 use crate::source::{Place, Source};
 use crate::{Error, LogitRows};
-use freehold_kernels::{AttentionShape, RopeStyle};
+use freehold_formats::RopeLayers;
+use freehold_kernels::{AttentionShape, Gate, RopeFrequencies};
 
-/// What distinguishes one architecture of this family from another.
+/// What distinguishes one architecture from another.
 pub(crate) struct Variant {
-    pub(crate) rope_style: RopeStyle,
-    /// Norms over each head of q and k, before rope.
-    pub(crate) head_norms: bool,
+    /// Frequencies of rotary positions: layers say which they use.
+    pub(crate) ropes: Vec<RopeFrequencies>,
+    /// The file interleaves the rotated halves of each head of q and k.
+    pub(crate) interleaved: bool,
+    pub(crate) layers: Vec<LayerKind>,
+    pub(crate) norms: LayerNorms,
+    pub(crate) head_norms: HeadNorms,
+    /// What scores of attention are multiplied by.
+    pub(crate) attention_scale: f32,
+    /// What scaled scores are kept within.
+    pub(crate) attention_softcap: Option<f32>,
+    /// Each query head has a sink.
+    pub(crate) sinks: bool,
+    pub(crate) gate: Gate,
+    /// The feed-forward's gate and its other half are one tensor.
+    pub(crate) fused_gate: bool,
+    /// The feed-forward is a mixture of experts.
+    pub(crate) experts: Option<ExpertsShape>,
+    pub(crate) embedding_scale: Option<f32>,
+    /// What is added to the residual stream is multiplied by it.
+    pub(crate) residual_scale: f32,
+    pub(crate) logit_scale: Option<f32>,
+    /// What logits are kept within.
+    pub(crate) logit_softcap: Option<f32>,
+}
+
+/// What distinguishes one layer from another.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerKind {
+    /// How many positions a token sees.
+    pub(crate) window: Option<usize>,
+    /// Which of the model's frequencies rotate it.
+    pub(crate) rope: Option<usize>,
+}
+
+/// The names of a layer's norms.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerNorms {
+    pub(crate) attention: NormPair,
+    pub(crate) feed_forward: NormPair,
+}
+
+/// The norms around a block: of what goes in, and of what comes out before it is added to the residual stream.
+#[derive(Clone, Copy)]
+pub(crate) struct NormPair {
+    pub(crate) before: Option<&'static str>,
+    pub(crate) after: Option<&'static str>,
+}
+
+impl LayerNorms {
+    pub(crate) const BEFORE: Self = Self {
+        attention: NormPair { before: Some("attn_norm"), after: None },
+        feed_forward: NormPair { before: Some("ffn_norm"), after: None },
+    };
+    pub(crate) const AFTER: Self = Self {
+        attention: NormPair { before: None, after: Some("post_attention_norm") },
+        feed_forward: NormPair { before: None, after: Some("post_ffw_norm") },
+    };
+    pub(crate) const AROUND: Self = Self {
+        attention: NormPair { before: Some("attn_norm"), after: Some("post_attention_norm") },
+        feed_forward: NormPair { before: Some("ffn_norm"), after: Some("post_ffw_norm") },
+    };
+}
+
+impl Variant {
+    /// A Llama in Hugging Face's form, with the window that the file may name in every layer.
+    pub(crate) fn plain(source: &Source<'_>, config: &Config) -> Result<Self, Error> {
+        let ropes = vec![source.rope(config.head_dim, RopeLayers::All)?];
+        Ok(Self::of(ropes, source.windows(config.layers, None)?, config))
+    }
+
+    /// The same with these frequencies, of which all layers use the first, and windows.
+    pub(crate) fn of(ropes: Vec<RopeFrequencies>, windows: Vec<Option<usize>>, config: &Config) -> Self {
+        Self {
+            ropes,
+            interleaved: false,
+            layers: windows.into_iter().map(|window| LayerKind { window, rope: Some(0) }).collect(),
+            norms: LayerNorms::BEFORE,
+            head_norms: HeadNorms::None,
+            attention_scale: 1.0 / (config.head_dim as f32).sqrt(),
+            attention_softcap: None,
+            sinks: false,
+            gate: Gate::Silu,
+            fused_gate: false,
+            experts: None,
+            embedding_scale: None,
+            residual_scale: 1.0,
+            logit_scale: None,
+            logit_softcap: None,
+        }
+    }
+
+    /// The same for models that have frequencies of their own in the layers with a window. `full_every` as in
+    /// [`Source::windows`], `theta_default` as in [`RopeLayers::Windowed`].
+    pub(crate) fn with_local_rope(
+        source: &Source<'_>,
+        config: &Config,
+        full_every: usize,
+        theta_default: Option<f64>,
+    ) -> Result<Self, Error> {
+        let of = |layers| source.rope(config.head_dim, layers);
+        let ropes = vec![of(RopeLayers::Full)?, of(RopeLayers::Windowed { theta_default })?];
+        let mut variant = Self::of(ropes, source.windows(config.layers, Some(full_every))?, config);
+        for layer in variant.layers.iter_mut().filter(|layer| layer.window.is_some()) {
+            layer.rope = Some(1);
+        }
+        Ok(variant)
+    }
 }
 
 pub(crate) struct Decoder {
     /// Also the output head where that has no weights of its own.
     embedding: Linear,
+    embedding_scale: Option<f32>,
     layers: Vec<Layer>,
+    residual_scale: f32,
     norm: Norm,
     head: Option<Linear>,
+    logit_scale: Option<f32>,
+    logit_softcap: Option<f32>,
+    pub(crate) ropes: Vec<RopeFrequencies>,
 }
 
 struct Layer {
-    attention_norm: Norm,
+    attention_norms: Norms,
     attention: Attention,
-    feed_forward_norm: Norm,
-    feed_forward: SwiGlu,
+    feed_forward_norms: Norms,
+    feed_forward: FeedForward,
+}
+
+enum FeedForward {
+    Dense(GatedUnit),
+    Experts(Experts),
+}
+
+/// See [`NormPair`].
+struct Norms {
+    before: Option<Norm>,
+    after: Option<Norm>,
+}
+
+impl Norms {
+    fn load(source: &Source<'_>, layer: usize, names: NormPair, width: usize) -> Result<Self, Error> {
+        let load =
+            |name: Option<&str>| name.map(|name| Norm::load(source, Place::Layer(layer), name, width)).transpose();
+        Ok(Self { before: load(names.before)?, after: load(names.after)? })
+    }
+
+    /// x += scale · after(block(before(x))).
+    fn around(
+        &self,
+        step: &mut Step<'_>,
+        x: &mut [f32],
+        scale: f32,
+        width: usize,
+        block: impl FnOnce(&mut Step<'_>, &[f32]) -> Vec<f32>,
+    ) {
+        let mut out = match &self.before {
+            Some(norm) => {
+                let normed = step.norm(x, norm);
+                let out = block(step, &normed);
+                step.give([normed]);
+                out
+            }
+            None => block(step, x),
+        };
+        if let Some(norm) = &self.after {
+            let normed = step.norm(&out, norm);
+            step.give([std::mem::replace(&mut out, normed)]);
+        }
+        step.compute.add_scaled(x, &out, scale, width);
+        step.give([out]);
+    }
+}
+
+impl Layer {
+    fn load(source: &Source<'_>, config: &Config, variant: &Variant, index: usize) -> Result<Self, Error> {
+        let (width, kind) = (config.width, variant.layers[index]);
+        let sinks = || source.vector(Place::Layer(index), "attn_sinks", config.heads);
+        let shape = AttentionShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            k_dim: config.head_dim,
+            v_dim: config.head_dim,
+            scale: variant.attention_scale,
+            window: kind.window,
+            softcap: variant.attention_softcap,
+            sinks: variant.sinks.then(sinks).transpose()?,
+        };
+        let interleaved = variant.interleaved.then(|| 2 * variant.ropes[0].pairs());
+        let tensors = if variant.fused_gate { UnitTensors::Fused } else { UnitTensors::Separate };
+        Ok(Self {
+            attention_norms: Norms::load(source, index, variant.norms.attention, width)?,
+            attention: Attention::load(source, index, width, shape, variant.head_norms, kind.rope, interleaved)?,
+            feed_forward_norms: Norms::load(source, index, variant.norms.feed_forward, width)?,
+            feed_forward: match &variant.experts {
+                Some(experts) => FeedForward::Experts(Experts::load(source, index, experts, width, variant.gate)?),
+                None => FeedForward::Dense(GatedUnit::load(
+                    source,
+                    index,
+                    tensors,
+                    width,
+                    config.feed_forward,
+                    variant.gate,
+                )?),
+            },
+        })
+    }
 }
 
 impl Decoder {
-    pub(crate) fn load(source: &Source<'_>, config: &Config, variant: &Variant) -> Result<Self, Error> {
+    pub(crate) fn load(source: &Source<'_>, config: &Config, variant: Variant) -> Result<Self, Error> {
         let width = config.width;
-        let windows = source.windows(config.layers)?;
-        let layer = |(index, window)| {
-            let shape = AttentionShape {
-                heads: config.heads,
-                kv_heads: config.kv_heads,
-                k_dim: config.head_dim,
-                v_dim: config.head_dim,
-                scale: 1.0 / (config.head_dim as f32).sqrt(),
-                window,
-            };
-            let place = Place::Layer(index);
-            Ok(Layer {
-                attention_norm: Norm::load(source, place, "attn_norm", width)?,
-                attention: Attention::load(source, index, width, shape, variant.rope_style, variant.head_norms)?,
-                feed_forward_norm: Norm::load(source, place, "ffn_norm", width)?,
-                feed_forward: SwiGlu::load(source, index, width, config.feed_forward)?,
-            })
-        };
+        let layer = |index| Layer::load(source, config, &variant, index);
         Ok(Self {
             embedding: Linear::load(source, Place::Model, "token_embd", config.vocabulary, width)?,
-            layers: windows.into_iter().enumerate().map(layer).collect::<Result<_, Error>>()?,
+            layers: (0..config.layers).map(layer).collect::<Result<_, Error>>()?,
             norm: Norm::load(source, Place::Model, "output_norm", width)?,
             head: config
                 .has_head
                 .then(|| Linear::load(source, Place::Model, "output", config.vocabulary, width))
                 .transpose()?,
+            embedding_scale: variant.embedding_scale,
+            residual_scale: variant.residual_scale,
+            logit_scale: variant.logit_scale,
+            logit_softcap: variant.logit_softcap,
+            ropes: variant.ropes,
         })
     }
 
@@ -65,20 +245,32 @@ impl Decoder {
     pub(crate) fn forward(&self, step: &mut Step<'_>, logits: &mut Vec<f32>) {
         let width = self.embedding.matrix.cols();
         let mut x = step.embed(&self.embedding.matrix);
+        if let Some(scale) = self.embedding_scale {
+            step.compute.scale(&mut x, scale, width);
+        }
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = step.norm(&x, &layer.attention_norm);
-            let attended = layer.attention.forward(step, index, &normed);
-            step.compute.add_assign(&mut x, &attended, width);
-            step.give([normed, attended]);
-
-            let normed = step.norm(&x, &layer.feed_forward_norm);
-            let fed = layer.feed_forward.forward(step, &normed);
-            step.compute.add_assign(&mut x, &fed, width);
-            step.give([normed, fed]);
+            layer
+                .attention_norms
+                .around(step, &mut x, self.residual_scale, width, |step, x| layer.attention.forward(step, index, x));
+            layer.feed_forward_norms.around(step, &mut x, self.residual_scale, width, |step, x| {
+                match &layer.feed_forward {
+                    FeedForward::Dense(unit) => unit.forward(step, x),
+                    FeedForward::Experts(experts) => experts.forward(step, x),
+                }
+            });
         }
         let wanted = wanted_rows(step, &x, width);
         let normed = step.norm(&wanted, &self.norm);
-        step.project_into(&normed, self.head.as_ref().unwrap_or(&self.embedding), logits);
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let vocabulary = head.matrix.rows();
+        logits.resize(wanted.len() / width * vocabulary, 0.0);
+        step.project_into(&normed, head, logits);
+        if let Some(scale) = self.logit_scale {
+            step.compute.scale(logits, scale, vocabulary);
+        }
+        if let Some(cap) = self.logit_softcap {
+            step.compute.softcap(logits, cap, vocabulary);
+        }
         step.give([x, wanted, normed]);
     }
 }

@@ -9,6 +9,8 @@ mod blocks;
 mod config;
 mod decoder;
 mod error;
+mod experts;
+mod parameters;
 mod source;
 
 pub use blocks::Workspace;
@@ -17,13 +19,12 @@ pub use error::Error;
 
 use blocks::Step;
 use freehold_formats::Checkpoint;
-use freehold_kernels::{Compute, KV_BLOCK, KvLayer, KvShape, KvType, RopeFrequencies};
+use freehold_kernels::{Compute, KV_BLOCK, KvLayer, KvShape, KvType};
 
 /// A model ready to run.
 pub struct Model {
     config: Config,
     decoder: decoder::Decoder,
-    rope: RopeFrequencies,
 }
 
 /// Keys and values of all layers, in blocks of [`KV_BLOCK`] positions.
@@ -61,11 +62,10 @@ impl Model {
     /// # Errors
     /// If the architecture is not supported, or parameters or tensors are missing, misshapen or not finite.
     pub fn load(checkpoint: &Checkpoint, compute: &Compute, progress: &mut dyn FnMut(u64)) -> Result<Self, Error> {
-        let source = source::Source::new(checkpoint, compute, progress);
-        let (config, decoder) = architectures::load(&source)?;
-        let rope = source.rope(config.head_dim)?;
+        let mut source = source::Source::new(checkpoint, compute, progress);
+        let (config, decoder) = architectures::load(&mut source)?;
         source.finish()?;
-        Ok(Self { config, decoder, rope })
+        Ok(Self { config, decoder })
     }
 
     /// The hyper-parameters.
@@ -106,7 +106,7 @@ impl Model {
         if chunks.is_empty() {
             return;
         }
-        let mut step = Step::new(compute, chunks, cache, workspace, &self.rope);
+        let mut step = Step::new(compute, chunks, cache, workspace, &self.decoder.ropes);
         self.decoder.forward(&mut step, logits);
     }
 }

@@ -1,9 +1,10 @@
-//! One view of a checkpoint for all architectures: hyper-parameters and tensors under GGUF's names, whether the file is
-//! a GGUF or a Hugging Face folder.
+//! One view of a checkpoint's tensors for all architectures, under GGUF's names, whether the file is a GGUF or a Hugging
+//! Face folder.
 
 use crate::Error;
-use freehold_formats::{Checkpoint, RopeParameters, RopeScaling as Scaling, TensorView};
-use freehold_kernels::{Compute, Matrix, RopeFrequencies, RopeScaling};
+use freehold_base::Dtype;
+use freehold_formats::{Checkpoint, TensorView};
+use freehold_kernels::{Compute, Matrix, MatrixError};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -11,28 +12,55 @@ use std::collections::BTreeSet;
 const GLOBAL_NAMES: [(&str, &str); 3] =
     [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
-/// Tensors of a layer: (GGUF after `blk.N.`, Hugging Face after `model.layers.N.`).
-const LAYER_NAMES: [(&str, &str); 11] = [
+/// Tensors of a layer: (GGUF after `blk.N.`, Hugging Face after `model.layers.N.`). `{}` is an expert's number: GGUF has
+/// the experts in one tensor.
+const LAYER_NAMES: [(&str, &str); 23] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
+    ("attn_qkv", "self_attn.qkv_proj"),
     ("attn_output", "self_attn.o_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_sinks", "self_attn.sinks"),
+    ("post_attention_norm", "post_attention_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("ffn_gate_inp", "mlp.gate"),
+    ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
+    ("ffn_up_exps", "mlp.experts.{}.up_proj"),
+    ("ffn_down_exps", "mlp.experts.{}.down_proj"),
+    ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
+    ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
+    ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
+    ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
 ];
 
-/// GGUF's tensor of factors by which rope's frequencies are divided (Llama 3 and others).
-const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Of those, the ones that Hugging Face keeps outside a module, so that their names have no `.weight`.
+const BARE_NAMES: [&str; 1] = ["attn_sinks"];
+
+/// What an architecture's checkpoints in Hugging Face's form have otherwise than a Llama's.
+#[derive(Clone, Copy)]
+pub(crate) struct Conventions {
+    /// Tensors of a layer with other names: (GGUF, Hugging Face).
+    pub(crate) names: &'static [(&'static str, &'static str)],
+    /// Norms hold their weights less 1; GGUF files hold them whole.
+    pub(crate) norms_less_one: bool,
+}
+
+impl Conventions {
+    pub(crate) const LLAMA: Self = Self { names: &[], norms_less_one: false };
+}
 
 /// A checkpoint being loaded.
 pub(crate) struct Source<'a> {
-    checkpoint: &'a Checkpoint,
+    pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) compute: &'a Compute,
+    pub(crate) conventions: Conventions,
     used: RefCell<BTreeSet<String>>,
     progress: RefCell<&'a mut dyn FnMut(u64)>,
 }
@@ -44,10 +72,45 @@ pub(crate) enum Place {
     Layer(usize),
 }
 
+/// Rows of a tensor that make a matrix of their own.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) rows: usize,
+    /// (elements of a head, those of them that rope rotates), where the rows are heads whose two rotated halves take turns.
+    /// They are put one after the other, so that the bits are those of the same model in Hugging Face's form.
+    pub(crate) interleaved: Option<(usize, usize)>,
+}
+
+impl From<usize> for Part {
+    fn from(rows: usize) -> Self {
+        Self { rows, interleaved: None }
+    }
+}
+
+impl Part {
+    /// Where row `row` of the matrix stands among the part's rows in the file.
+    fn row_in_file(self, row: usize) -> usize {
+        let Some((head_dim, rotary_dim)) = self.interleaved else { return row };
+        let (head, element, half) = (row / head_dim, row % head_dim, rotary_dim / 2);
+        let place = match element {
+            _ if element < half => 2 * element,
+            _ if element < rotary_dim => 2 * (element - half) + 1,
+            _ => element,
+        };
+        head * head_dim + place
+    }
+}
+
 impl<'a> Source<'a> {
     /// `progress` is told the bytes of each tensor loaded.
     pub(crate) fn new(checkpoint: &'a Checkpoint, compute: &'a Compute, progress: &'a mut dyn FnMut(u64)) -> Self {
-        Self { checkpoint, compute, used: RefCell::default(), progress: RefCell::new(progress) }
+        Self {
+            checkpoint,
+            compute,
+            conventions: Conventions::LLAMA,
+            used: RefCell::default(),
+            progress: RefCell::new(progress),
+        }
     }
 
     /// Whether it is a GGUF; otherwise a Hugging Face folder.
@@ -55,174 +118,46 @@ impl<'a> Source<'a> {
         matches!(self.checkpoint, Checkpoint::Gguf(_))
     }
 
-    /// The architecture: GGUF's `general.architecture`, Hugging Face's `model_type`.
-    pub(crate) fn architecture(&self) -> Result<String, Error> {
-        Ok(match self.checkpoint {
-            Checkpoint::Gguf(gguf) => gguf.metadata().str("general.architecture")?.to_owned(),
-            Checkpoint::HuggingFace(folder) => folder.config().str("model_type")?.to_owned(),
-        })
-    }
-
-    /// The full key under which GGUF keeps a parameter of this architecture.
-    fn gguf_key(&self, key: &str) -> Result<String, Error> {
-        Ok(format!("{}.{key}", self.architecture()?))
-    }
-
-    /// A count between 1 and `max`, under GGUF's and Hugging Face's name for it; `None` where it is absent.
-    pub(crate) fn optional_count(&self, gguf: &str, hf: &str, max: usize) -> Result<Option<usize>, Error> {
-        let (key, value) = match self.checkpoint {
-            Checkpoint::Gguf(file) => {
-                let key = self.gguf_key(gguf)?;
-                let value = file.metadata().optional_u64(&key)?;
-                (key, value)
-            }
-            Checkpoint::HuggingFace(folder) => (hf.to_owned(), folder.config().optional_u64(hf)?),
-        };
-        match value.map(usize::try_from) {
-            None => Ok(None),
-            Some(Ok(count)) if (1..=max).contains(&count) => Ok(Some(count)),
-            Some(_) => Err(Error::Parameter { key, problem: format!("is not between 1 and {max}") }),
-        }
-    }
-
-    /// A count that must be there.
-    pub(crate) fn count(&self, gguf: &str, hf: &str, max: usize) -> Result<usize, Error> {
-        self.optional_count(gguf, hf, max)?.ok_or_else(|| Error::Parameter {
-            key: if self.is_gguf() { gguf.to_owned() } else { hf.to_owned() },
-            problem: "is missing".to_owned(),
-        })
-    }
-
-    /// A small positive number, as the epsilon of a norm.
-    pub(crate) fn epsilon(&self, gguf: &str, hf: &str) -> Result<f32, Error> {
-        let (key, value) = match self.checkpoint {
-            Checkpoint::Gguf(file) => {
-                let key = self.gguf_key(gguf)?;
-                let value = file.metadata().f32(&key)?;
-                (key, value)
-            }
-            Checkpoint::HuggingFace(folder) => (hf.to_owned(), folder.config().f64(hf)? as f32),
-        };
-        if value > 0.0 && value < 1.0 {
-            return Ok(value);
-        }
-        Err(Error::Parameter { key, problem: format!("is {value}, not a small positive number") })
-    }
-
-    /// Refuses a Hugging Face setting with any other value than the one that is implemented; absent is fine.
-    pub(crate) fn require_text(&self, hf: &str, expected: &str) -> Result<(), Error> {
-        let Checkpoint::HuggingFace(folder) = self.checkpoint else { return Ok(()) };
-        match folder.config().optional_str(hf)? {
-            Some(found) if found != expected => Err(Error::Parameter {
-                key: hf.to_owned(),
-                problem: format!("is `{found}`; only `{expected}` is supported"),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The window of each layer, from Hugging Face's `sliding_window` and `layer_types`. GGUF files of these
-    /// architectures have none.
-    pub(crate) fn windows(&self, layers: usize) -> Result<Vec<Option<usize>>, Error> {
-        let Checkpoint::HuggingFace(folder) = self.checkpoint else { return Ok(vec![None; layers]) };
-        let config = folder.config();
-        let enabled = config.optional_bool("use_sliding_window")?.unwrap_or(true);
-        let window = self.optional_count("", "sliding_window", usize::MAX)?.filter(|_| enabled);
-        let bad = |problem: String| Error::Parameter { key: "layer_types".to_owned(), problem };
-        let Some(types) = config.get("layer_types") else {
-            // Before `layer_types`, qwen2 and qwen3 had full attention below `max_window_layers`.
-            let full = self.optional_full_layers(layers)?;
-            return Ok((0..layers).map(|layer| window.filter(|_| layer >= full)).collect());
-        };
-        let types = types.as_array().map_or(&[][..], Vec::as_slice);
-        if types.len() != layers {
-            return Err(bad(format!("has {} entries for {layers} layers", types.len())));
-        }
-        let of_type = |kind: &serde_json::Value| match (kind.as_str(), window) {
-            (Some("full_attention"), _) => Ok(None),
-            (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
-            _ => Err(bad("has an entry that is not supported".to_owned())),
-        };
-        types.iter().map(of_type).collect()
-    }
-
-    fn optional_full_layers(&self, layers: usize) -> Result<usize, Error> {
-        let Checkpoint::HuggingFace(folder) = self.checkpoint else { return Ok(0) };
-        let full = folder.config().optional_u64("max_window_layers")?.unwrap_or(0);
-        Ok(usize::try_from(full).unwrap_or(layers).min(layers))
-    }
-
-    /// Rope's frequencies for heads of `head_dim`.
-    pub(crate) fn rope(&self, head_dim: usize) -> Result<RopeFrequencies, Error> {
-        let parameters = match self.checkpoint {
-            Checkpoint::Gguf(file) => RopeParameters::from_metadata(file.metadata(), &self.architecture()?)?,
-            Checkpoint::HuggingFace(folder) => RopeParameters::from_config(folder.config())?,
-        };
-        let rotary_dim = match self.optional_count("rope.dimension_count", "rotary_dim", head_dim)? {
-            Some(dim) => dim,
-            None => (head_dim as f64 * parameters.partial_rotary_factor) as usize,
-        };
-        let scaling = match parameters.scaling {
-            Scaling::Default => RopeScaling::None,
-            Scaling::Linear { factor } => RopeScaling::Linear { factor },
-            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                RopeScaling::Llama3 {
-                    factor,
-                    low_frequency_factor: low_freq_factor,
-                    high_frequency_factor: high_freq_factor,
-                    original_context: original_max_position_embeddings as f64,
-                }
-            }
-            Scaling::Yarn {
-                factor,
-                original_max_position_embeddings,
-                beta_fast,
-                beta_slow,
-                attention_factor,
-                mscale,
-                mscale_all_dim,
-                truncate,
-            } => RopeScaling::Yarn {
-                factor,
-                original_context: original_max_position_embeddings as f64,
-                beta_fast,
-                beta_slow,
-                truncate,
-                attention_factor,
-                mscale,
-                mscale_all_dim,
-            },
-        };
-        let scaling = match self.checkpoint.tensor(ROPE_FACTORS) {
-            Some(tensor) => RopeScaling::Factors(self.numbers(&tensor, rotary_dim / 2)?),
-            None => scaling,
-        };
-        Ok(RopeFrequencies::new(parameters.theta, rotary_dim, &scaling)?)
-    }
-
     /// The file's name of a tensor's part (`weight` or `bias`).
     fn name(&self, place: Place, name: &str, part: &str) -> String {
-        let translate = |names: &[(&str, &'static str)]| {
-            names.iter().find(|(gguf, _)| *gguf == name).expect("every name has its translation").1
-        };
+        let translate =
+            |names: &[(&'static str, &'static str)]| names.iter().find(|(gguf, _)| *gguf == name).map(|found| found.1);
         match (place, self.is_gguf()) {
             (Place::Model, true) => format!("{name}.{part}"),
             (Place::Layer(layer), true) => format!("blk.{layer}.{name}.{part}"),
-            (Place::Model, false) => format!("{}.{part}", translate(&GLOBAL_NAMES)),
-            (Place::Layer(layer), false) => format!("model.layers.{layer}.{}.{part}", translate(&LAYER_NAMES)),
+            (Place::Model, false) => {
+                format!("{}.{part}", translate(&GLOBAL_NAMES).expect("every name has its translation"))
+            }
+            (Place::Layer(layer), false) => {
+                let translated = translate(self.conventions.names).or_else(|| translate(&LAYER_NAMES));
+                let translated = translated.expect("every name has its translation");
+                if BARE_NAMES.contains(&name) {
+                    return format!("model.layers.{layer}.{translated}");
+                }
+                format!("model.layers.{layer}.{translated}.{part}")
+            }
         }
     }
 
-    fn find(&self, place: Place, name: &str, part: &str) -> Option<TensorView<'a>> {
-        let tensor = self.checkpoint.tensor(&self.name(place, name, part))?;
-        self.used.borrow_mut().insert(tensor.name.to_owned());
-        (self.progress.borrow_mut())(tensor.bytes.len() as u64);
+    /// The tensor of this name in the file, which counts as used from now on.
+    pub(crate) fn find(&self, full_name: &str) -> Option<TensorView<'a>> {
+        let tensor = self.checkpoint.tensor(full_name)?;
+        if self.used.borrow_mut().insert(tensor.name.to_owned()) {
+            (self.progress.borrow_mut())(tensor.bytes.len() as u64);
+        }
         Some(tensor)
     }
 
-    /// Whether the file has this tensor.
-    pub(crate) fn has(&self, place: Place, name: &str, part: &str) -> bool {
-        self.checkpoint.tensor(&self.name(place, name, part)).is_some()
+    /// The same, where it must be there, in a shape (outermost first).
+    pub(crate) fn require(&self, full_name: &str, shape: &[usize]) -> Result<TensorView<'a>, Error> {
+        let tensor = self.find(full_name).ok_or_else(|| Error::MissingTensor(full_name.to_owned()))?;
+        check_shape(&tensor, shape)?;
+        Ok(tensor)
+    }
+
+    /// Whether the file has this weight.
+    pub(crate) fn has(&self, place: Place, name: &str) -> bool {
+        self.checkpoint.tensor(&self.name(place, name, "weight")).is_some()
     }
 
     /// The rows of a weight matrix, before its shape is known.
@@ -233,50 +168,127 @@ impl<'a> Source<'a> {
         usize::try_from(rows).map_err(|_| wrong_shape(&tensor, &[0, 0]))
     }
 
-    /// A weight matrix of `rows` × `cols`, packed.
-    pub(crate) fn matrix(&self, place: Place, name: &str, rows: usize, cols: usize) -> Result<Matrix, Error> {
-        let missing = || Error::MissingTensor(self.name(place, name, "weight"));
-        let tensor = self.find(place, name, "weight").ok_or_else(missing)?;
-        if tensor.shape != [rows as u64, cols as u64] {
-            return Err(wrong_shape(&tensor, &[rows as u64, cols as u64]));
+    /// Weight matrices of `cols` columns that lie one below the other in one tensor, each packed.
+    pub(crate) fn matrices(&self, place: Place, name: &str, parts: &[Part], cols: usize) -> Result<Vec<Matrix>, Error> {
+        let full_name = self.name(place, name, "weight");
+        let tensor = self.find(&full_name).ok_or(Error::MissingTensor(full_name))?;
+        let total = parts.iter().map(|part| part.rows).sum();
+        // A single row may be a vector in the file: converters to GGUF drop dimensions of 1.
+        if !(total == 1 && tensor.shape == [cols as u64]) {
+            check_shape(&tensor, &[total, cols])?;
         }
-        Matrix::pack(tensor.dtype, rows, cols, tensor.bytes, self.compute.pool()).map_err(|source| Error::Tensor {
-            name: tensor.name.to_owned(),
-            dtype: tensor.dtype,
-            source,
-        })
+        let row_bytes = tensor.bytes.len() / total;
+        let mut first = 0;
+        let mut matrices = Vec::new();
+        for part in parts {
+            let bytes = &tensor.bytes[first * row_bytes..(first + part.rows) * row_bytes];
+            let mut ordered = Vec::new();
+            if part.interleaved.is_some() {
+                for row in 0..part.rows {
+                    ordered.extend_from_slice(&bytes[part.row_in_file(row) * row_bytes..][..row_bytes]);
+                }
+            }
+            let bytes = if part.interleaved.is_some() { &ordered } else { bytes };
+            matrices.push(self.pack(&tensor, part.rows, cols, bytes)?);
+            first += part.rows;
+        }
+        Ok(matrices)
+    }
+
+    /// The biases that go with [`Self::matrices`], where the file has them.
+    pub(crate) fn biases(&self, place: Place, name: &str, parts: &[Part]) -> Result<Option<Vec<Vec<f32>>>, Error> {
+        let Some(tensor) = self.find(&self.name(place, name, "bias")) else { return Ok(None) };
+        let all = self.numbers(&tensor, &[parts.iter().map(|part| part.rows).sum()])?;
+        let mut rest = &all[..];
+        let mut biases = Vec::new();
+        for part in parts {
+            let (own, others) = rest.split_at(part.rows);
+            biases.push((0..part.rows).map(|row| own[part.row_in_file(row)]).collect());
+            rest = others;
+        }
+        Ok(Some(biases))
+    }
+
+    /// The weight matrices of all experts of a layer, `rows` × `cols` each.
+    pub(crate) fn expert_matrices(
+        &self,
+        layer: usize,
+        name: &str,
+        experts: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Vec<Matrix>, Error> {
+        let full_name = self.name(Place::Layer(layer), name, "weight");
+        if self.is_gguf() {
+            let tensor = self.require(&full_name, &[experts, rows, cols])?;
+            let bytes = tensor.bytes.chunks_exact(tensor.bytes.len() / experts);
+            return bytes.map(|bytes| self.pack(&tensor, rows, cols, bytes)).collect();
+        }
+        let of_expert = |expert: usize| {
+            let tensor = self.require(&full_name.replace("{}", &expert.to_string()), &[rows, cols])?;
+            self.pack(&tensor, rows, cols, tensor.bytes)
+        };
+        (0..experts).map(of_expert).collect()
+    }
+
+    /// The biases of all experts of a layer, `rows` each, where a GGUF file has them.
+    pub(crate) fn expert_biases(
+        &self,
+        layer: usize,
+        name: &str,
+        experts: usize,
+        rows: usize,
+    ) -> Result<Option<Vec<Vec<f32>>>, Error> {
+        let Some(tensor) = self.find(&self.name(Place::Layer(layer), name, "bias")) else { return Ok(None) };
+        Ok(Some(self.numbers(&tensor, &[experts, rows])?.chunks_exact(rows).map(<[f32]>::to_vec).collect()))
+    }
+
+    /// Packs a matrix out of `bytes` of a tensor.
+    fn pack(&self, tensor: &TensorView<'_>, rows: usize, cols: usize, bytes: &[u8]) -> Result<Matrix, Error> {
+        Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute.pool()).map_err(|source| unusable(tensor, source))
+    }
+
+    /// Packs a matrix that a tensor of experts, [experts, `cols`, n], holds turned over: its rows are the n columns of
+    /// `expert` from `first` on, every `step`th.
+    pub(crate) fn pack_transposed(
+        &self,
+        tensor: &TensorView<'_>,
+        expert: usize,
+        cols: usize,
+        first: usize,
+        step: usize,
+    ) -> Result<Matrix, Error> {
+        let size = match tensor.dtype {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            dtype => return Err(unusable(tensor, MatrixError::UnsupportedDtype(dtype))),
+        };
+        let expert_bytes = tensor.bytes.len() / tensor.shape[0] as usize;
+        let bytes = &tensor.bytes[expert * expert_bytes..][..expert_bytes];
+        let line_bytes = expert_bytes / cols;
+        let mut turned = Vec::with_capacity(expert_bytes / step);
+        for column in (first * size..line_bytes).step_by(step * size) {
+            for line in bytes.chunks_exact(line_bytes) {
+                turned.extend_from_slice(&line[column..column + size]);
+            }
+        }
+        let rows = turned.len() / (cols * size);
+        self.pack(tensor, rows, cols, &turned)
     }
 
     /// A vector of `length` numbers as f32.
     pub(crate) fn vector(&self, place: Place, name: &str, length: usize) -> Result<Vec<f32>, Error> {
-        let missing = || Error::MissingTensor(self.name(place, name, "weight"));
-        self.numbers(&self.find(place, name, "weight").ok_or_else(missing)?, length)
+        self.numbers(&self.require(&self.name(place, name, "weight"), &[length])?, &[length])
     }
 
-    /// The bias of a projection, where there is one.
-    pub(crate) fn bias(&self, place: Place, name: &str, length: usize) -> Result<Option<Vec<f32>>, Error> {
-        self.find(place, name, "bias").map(|tensor| self.numbers(&tensor, length)).transpose()
-    }
-
-    fn numbers(&self, tensor: &TensorView<'_>, length: usize) -> Result<Vec<f32>, Error> {
-        if tensor.shape != [length as u64] {
-            return Err(wrong_shape(tensor, &[length as u64]));
-        }
-        let row = Matrix::pack(tensor.dtype, 1, length, tensor.bytes, self.compute.pool())
-            .map_err(|source| Error::Tensor { name: tensor.name.to_owned(), dtype: tensor.dtype, source })?;
+    /// A tensor of this shape as f32.
+    pub(crate) fn numbers(&self, tensor: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        check_shape(tensor, shape)?;
+        let length = shape.iter().product();
+        let row = self.pack(tensor, 1, length, tensor.bytes)?;
         let mut numbers = vec![0.0; length];
         row.dequantize_row(0, &mut numbers);
         Ok(numbers)
-    }
-
-    /// Whether the configuration says that the embedding is the output head. GGUF says it by leaving the head out.
-    pub(crate) fn is_tied(&self) -> Result<bool, Error> {
-        match self.checkpoint {
-            Checkpoint::Gguf(_) => Ok(false),
-            Checkpoint::HuggingFace(folder) => {
-                Ok(folder.config().optional_bool("tie_word_embeddings")?.unwrap_or(false))
-            }
-        }
     }
 
     /// Refuses a checkpoint that holds more than was used: what it asks for is not what would be computed.
@@ -284,7 +296,6 @@ impl<'a> Source<'a> {
         let used = self.used.into_inner();
         let known = |name: &str| {
             used.contains(name)
-                || name == ROPE_FACTORS
                 // Stored beside a tied embedding by some tools, equal to it.
                 || name == "lm_head.weight"
                 // A table derived from the configuration, stored by old versions of transformers.
@@ -295,6 +306,15 @@ impl<'a> Source<'a> {
             None => Ok(()),
         }
     }
+}
+
+fn check_shape(tensor: &TensorView<'_>, shape: &[usize]) -> Result<(), Error> {
+    let expected: Vec<u64> = shape.iter().map(|&size| size as u64).collect();
+    if tensor.shape == expected { Ok(()) } else { Err(wrong_shape(tensor, &expected)) }
+}
+
+fn unusable(tensor: &TensorView<'_>, source: MatrixError) -> Error {
+    Error::Tensor { name: tensor.name.to_owned(), dtype: tensor.dtype, source }
 }
 
 fn wrong_shape(tensor: &TensorView<'_>, expected: &[u64]) -> Error {

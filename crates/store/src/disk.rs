@@ -1,9 +1,12 @@
-//! Durable file operations: what returns from here has reached the disk.
+//! What the store asks of the file system. Every change to the disk goes through [`change`], so that tests can make each
+//! of them fail, or be the last thing that happens.
 
 use crate::StoreError;
 use crate::error::io_error;
+#[cfg(all(test, unix))]
+use crate::faults::change;
 use freehold_base::{Digest, Hasher};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -26,10 +29,73 @@ pub(crate) fn free_bytes(_path: &Path) -> Option<u64> {
     None
 }
 
+/// A change to the disk, as far as a fault depends on what it is.
+#[cfg_attr(not(all(test, unix)), expect(dead_code, reason = "only tests look into it"))]
+pub(crate) enum Change<'a> {
+    /// A name where there may have been none, which takes room.
+    Create(&'a Path),
+    /// More bytes, which take room.
+    Write(&'a File, &'a [u8]),
+    /// The bytes of a file, or the names in a directory, become durable.
+    Sync(&'a Path),
+    /// Anything else.
+    Other,
+}
+
+/// Makes a change.
+#[cfg(not(all(test, unix)))]
+fn change<T>(_: &Change<'_>, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    make()
+}
+
+/// Creates a directory and those above it, durably, where they are not there.
+pub(crate) fn create_directory(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_directory(parent)?;
+    match change(&Change::Create(path), || fs::create_dir(path)) {
+        // Another process may have been faster.
+        Err(error) if !path.is_dir() => return Err(io_error("create", path)(error)),
+        _ => {}
+    }
+    sync_directory(parent)
+}
+
+/// Opens a file for reading and writing, and creates it if it is not there.
+pub(crate) fn open(path: &Path) -> Result<File, StoreError> {
+    change(&Change::Create(path), || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path))
+        .map_err(io_error("open", path))
+}
+
+/// Writes where the file stands. After an error it is unknown how much has arrived.
+pub(crate) fn write(mut file: &File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    change(&Change::Write(file, bytes), || file.write_all(bytes)).map_err(io_error("write", path))
+}
+
+/// Drops what follows the first `length` bytes.
+pub(crate) fn truncate(file: &File, path: &Path, length: u64) -> Result<(), StoreError> {
+    change(&Change::Other, || file.set_len(length)).map_err(io_error("truncate", path))
+}
+
+/// Makes the bytes of `file`, which lies at `path`, durable.
+pub(crate) fn sync(file: &File, path: &Path) -> Result<(), StoreError> {
+    change(&Change::Sync(path), || wait_for_disk(file)).map_err(io_error("sync", path))
+}
+
+fn wait_for_disk(file: &File) -> io::Result<()> {
+    // Tests that stop the machine keep their own account of what is durable, and need not wait.
+    if cfg!(test) { Ok(()) } else { file.sync_all() }
+}
+
 /// Makes the creations, renames and removals inside `directory` durable.
 #[cfg(unix)]
 pub(crate) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    File::open(directory).and_then(|handle| handle.sync_all()).map_err(io_error("sync", directory))
+    change(&Change::Sync(directory), || wait_for_disk(&File::open(directory)?)).map_err(io_error("sync", directory))
 }
 
 #[cfg(not(unix))]
@@ -37,12 +103,42 @@ pub(crate) fn sync_directory(_directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Replaces `path` by `bytes`: readers see the old content or the new, never a part. `scratch` lies on the same file
-/// system; the caller holds a lock that keeps others from it.
+/// Gives a file another name, which may be that of a file there is.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    change(&Change::Other, || fs::rename(from, to)).map_err(io_error("rename", from))
+}
+
+/// Gives a file a second name; not every file system can.
+pub(crate) fn hard_link(original: &Path, link: &Path) -> io::Result<()> {
+    change(&Change::Create(link), || fs::hard_link(original, link))
+}
+
+/// Removes a file; that it is gone already is as good.
+pub(crate) fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match change(&Change::Other, || fs::remove_file(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory and what is in it.
+pub(crate) fn remove_directory(path: &Path) -> Result<(), StoreError> {
+    change(&Change::Other, || fs::remove_dir_all(path)).map_err(io_error("remove", path))
+}
+
+/// Makes `bytes` a file's content, not yet durably: whoever reads it must bear with a part of them.
+pub(crate) fn overwrite(path: &Path, bytes: &[u8]) -> Result<File, StoreError> {
+    let file = open(path)?;
+    truncate(&file, path, 0)?;
+    write(&file, path, bytes)?;
+    Ok(file)
+}
+
+/// Replaces `path` by `bytes`, durably: readers see the old content or the new, never a part. `scratch` lies on the same
+/// file system; the caller holds a lock that keeps others from it.
 pub(crate) fn replace(path: &Path, scratch: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut file = File::create(scratch).map_err(io_error("create", scratch))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error("write", scratch))?;
-    fs::rename(scratch, path).map_err(io_error("replace", path))?;
+    sync(&overwrite(scratch, bytes)?, scratch)?;
+    rename(scratch, path)?;
     match path.parent() {
         Some(parent) => sync_directory(parent),
         None => Ok(()),
@@ -61,14 +157,6 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, StoreErro
         });
     }
     Ok(bytes)
-}
-
-/// Removes a file; that it is gone already is as good.
-pub(crate) fn remove_file(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
-        _ => Ok(()),
-    }
 }
 
 /// Hashes the next `length` bytes of `file`, or all of them; `progress` gets the bytes done so far.

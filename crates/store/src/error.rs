@@ -51,9 +51,7 @@ pub enum StoreError {
         got: u64,
     },
     /// A blob in the store no longer has the bytes it is named by.
-    #[error(
-        "blob {digest} in the store is damaged: its bytes now hash to {got}; remove the model with `freehold rm` and pull it again"
-    )]
+    #[error("blob {digest} in the store is damaged: its bytes now hash to {got}; `freehold scrub` fetches it again")]
     Damaged {
         /// The blob's name.
         digest: Digest,
@@ -61,7 +59,7 @@ pub enum StoreError {
         got: Digest,
     },
     /// A manifest names a blob that the store lacks.
-    #[error("the store lacks blob {digest}, which {needed_by} needs: pull the model again")]
+    #[error("the store lacks blob {digest}, which {needed_by} needs: `freehold scrub` fetches it again")]
     MissingBlob {
         /// The blob's name.
         digest: Digest,

@@ -13,8 +13,8 @@ use crate::model::{Model, NewModel, parse_manifest};
 use crate::store::{Store, write_index};
 use freehold_base::{Digest, Hasher};
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ const SPARE_BYTES: u64 = 1 << 20;
 /// Leave to add to the store. While one lives, in any process, cleaning deletes nothing: what has been brought in but
 /// is not yet named by a manifest is safe.
 pub struct Ingest<'a> {
-    store: &'a Store,
+    pub(crate) store: &'a Store,
     _in_use: File,
 }
 
@@ -34,7 +34,7 @@ pub enum Target {
     /// The blob with this digest.
     Blob(Digest),
     /// A blob whose digest is found out by writing it. The text says where it comes from; who writes from the same
-    /// place goes on with what is there.
+    /// place goes on after the finished pieces. Other bytes are dropped, for nothing could tell that they are damaged.
     Unknown(String),
     /// A file that is needed only for a while, such as an archive.
     Scratch(Digest),
@@ -120,29 +120,24 @@ impl<'a> Ingest<'a> {
         resume: Resume<'_>,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Start<'a>, StoreError> {
-        if let Some(blob) = self.present(target, progress)? {
-            return Ok(Start::Present(blob));
+        match self.present(target, progress) {
+            Ok(None) | Err(StoreError::Damaged { .. }) => {}
+            Ok(Some(blob)) => return Ok(Start::Present(blob)),
+            Err(error) => return Err(error),
         }
-        let stem = self.store.ingest_directory().join(match target {
-            Target::Blob(digest) => digest.hex(),
-            Target::Unknown(origin) => format!("from-{}", Digest::of(origin.as_bytes()).hex()),
-            Target::Scratch(digest) => format!("scratch-{}", digest.hex()),
-        });
+        let stem = self.stem(target);
         let part = stem.with_extension("part");
         let lock = lock::exclusive_with(&stem.with_extension("lock"), &mut || {
             progress(fs::metadata(&part).map_or(0, |metadata| metadata.len()))
         })?;
-        // Whoever held the lock may have finished the blob.
-        if let Some(blob) = self.present(target, progress)? {
-            return Ok(Start::Present(blob));
+        // Whoever held the lock may have finished the blob, or replaced a damaged one.
+        match self.present(target, progress) {
+            Ok(None) => {}
+            Ok(Some(blob)) => return Ok(Start::Present(blob)),
+            Err(StoreError::Damaged { digest, .. }) => self.store.move_aside(&digest)?,
+            Err(error) => return Err(error),
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&part)
-            .map_err(io_error("create", &part))?;
+        let file = disk::open(&part)?;
         let mut writer = BlobWriter {
             store: self.store,
             target: target.clone(),
@@ -159,20 +154,31 @@ impl<'a> Ingest<'a> {
         Ok(Start::Writer(writer))
     }
 
-    /// The blob, if it is there and sound. A damaged one is removed: written again, it is whole again.
+    fn stem(&self, target: &Target) -> PathBuf {
+        self.store.ingest_directory().join(match target {
+            Target::Blob(digest) => digest.hex(),
+            Target::Unknown(origin) => format!("from-{}", Digest::of(origin.as_bytes()).hex()),
+            Target::Scratch(digest) => format!("scratch-{}", digest.hex()),
+        })
+    }
+
+    /// The lock of whoever writes the blob.
+    pub(crate) fn blob_lock(&self, digest: &Digest) -> PathBuf {
+        self.stem(&Target::Blob(*digest)).with_extension("lock")
+    }
+
+    /// The blob, if it is there.
     fn present(
         &self,
         target: &Target,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<StoredBlob>, StoreError> {
-        let Target::Blob(digest) = target else { return Ok(None) };
-        if !self.store.has(digest) {
-            return Ok(None);
-        }
-        match self.store.verify_if_changed(digest, progress) {
-            Ok(size_bytes) => Ok(Some(StoredBlob { digest: *digest, size_bytes })),
-            Err(StoreError::Damaged { .. }) => remove_file(&self.store.blob_path(digest)).map(|()| None),
-            Err(error) => Err(error),
+        match target {
+            Target::Blob(digest) if self.store.has(digest) => {
+                let size_bytes = self.store.verify_if_changed(digest, progress)?;
+                Ok(Some(StoredBlob { digest: *digest, size_bytes }))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -232,7 +238,7 @@ impl<'a> Ingest<'a> {
         // Under a name of its own, for a part may be truncated and this is the user's file.
         let link = writer.stem.with_extension("link");
         remove_file(&link)?;
-        if fs::hard_link(source, &link).is_ok() {
+        if disk::hard_link(source, &link).is_ok() {
             remove_file(&writer.part)?;
             writer.file = File::open(&link).map_err(io_error("open", &link))?;
             writer.part = link;
@@ -345,11 +351,11 @@ impl BlobWriter<'_> {
             self.restart()?;
             return Err(StoreError::WrongSize { what: self.what(), expected: size, got: length });
         }
-        if let Err(error) = self.file.write_all(bytes) {
+        if let Err(error) = disk::write(&self.file, &self.part, bytes) {
             // How much of it arrived is unknown; what was hashed is what counts. Whoever resumes hashes what is there.
-            self.file.set_len(self.length).ok();
+            disk::truncate(&self.file, &self.part, self.length).ok();
             self.file.seek(SeekFrom::Start(self.length)).ok();
-            return Err(match io_error("write", &self.part)(error) {
+            return Err(match error {
                 StoreError::DiskFull { free_bytes, .. } => StoreError::DiskFull {
                     path: self.store.root().to_owned(),
                     needed_bytes: self.size_bytes.map(|size| size - self.length),
@@ -369,7 +375,7 @@ impl BlobWriter<'_> {
     /// I/O.
     pub fn finish_piece(&mut self, label: &str) -> Result<(), StoreError> {
         // The bytes must reach the disk before the mark that vouches for them.
-        self.file.sync_data().map_err(io_error("write", &self.part))?;
+        self.sync()?;
         self.pieces.push((self.length, label.replace(['\n', '\r'], " ")));
         let mut text = String::new();
         for (end, label) in &self.pieces {
@@ -394,11 +400,12 @@ impl BlobWriter<'_> {
     /// Too few bytes, which are kept; the wrong digest, after which they are dropped; I/O.
     pub fn commit(mut self) -> Result<StoredBlob, StoreError> {
         let digest = self.verify()?;
-        self.file.sync_all().map_err(io_error("write", &self.part))?;
+        self.sync()?;
         let path = self.store.blob_path(&digest);
-        fs::rename(&self.part, &path).map_err(io_error("rename", &self.part))?;
+        disk::rename(&self.part, &path)?;
         sync_directory(&self.store.blobs_directory())?;
         self.store.note_verified(&digest);
+        remove_file(&self.store.aside_path(&digest))?;
         // Others who wait on this lock find the blob present, so the lock's name is no longer needed.
         self.remove_traces()?;
         Ok(StoredBlob { digest, size_bytes: self.length })
@@ -446,6 +453,7 @@ impl BlobWriter<'_> {
     ) -> Result<(), StoreError> {
         let length = self.file.metadata().map_err(io_error("read", &self.part))?.len();
         let keep = match resume {
+            Resume::Bytes if matches!(self.target, Target::Unknown(_)) => 0,
             Resume::Bytes => length,
             Resume::Pieces(labels) => {
                 self.pieces = finished_pieces(&self.stem.with_extension("marks"), labels, length);
@@ -464,11 +472,19 @@ impl BlobWriter<'_> {
     fn rewind(&mut self, length: u64, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), StoreError> {
         let there = self.file.metadata().map_err(io_error("read", &self.part))?.len();
         if there > length {
-            self.file.set_len(length).map_err(io_error("truncate", &self.part))?;
+            disk::truncate(&self.file, &self.part, length)?;
         }
         self.file.seek(SeekFrom::Start(0)).map_err(io_error("read", &self.part))?;
         (self.hasher, self.length) = hash(&mut self.file, &self.part, Some(length), progress)?;
         Ok(())
+    }
+
+    /// Makes what is written durable. Where that fails the bytes are dropped: the system may have thrown them away and
+    /// still show them, and would call them durable when asked again.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        disk::sync(&self.file, &self.part).inspect_err(|_| {
+            self.restart().ok();
+        })
     }
 
     fn remove_traces(&self) -> Result<(), StoreError> {

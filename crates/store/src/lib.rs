@@ -3,7 +3,7 @@
 //! ```text
 //! oci-layout, index.json     OCI image layout 1.0; a model's name is its `org.opencontainers.image.ref.name`
 //! blobs/sha256/<hex>         weights, tokenizers, licences, and the manifests that name them
-//! ingest/                    blobs on their way in, and the locks of their writers
+//! ingest/                    blobs on their way in, the locks of their writers, and damaged blobs set aside
 //! verified/<hex>             size and time of change of a blob when its bytes were last hashed
 //! locks/                     `index`: who rewrites index.json; `use`: shared by writers, exclusive for cleaning
 //! ```
@@ -17,14 +17,18 @@
 
 mod disk;
 mod error;
+#[cfg(all(test, unix))]
+mod faults;
 mod ingest;
 mod lock;
 mod manifest;
 mod model;
+mod scrub;
 mod store;
 
 pub use error::StoreError;
 pub use ingest::{BlobWriter, Ingest, IngestLock, Resume, Scratch, Start, StoredBlob, Target};
 pub use manifest::{FileKind, validate_file_path, validate_name};
 pub use model::{Facts, ManifestBlobs, Model, ModelFile, NewFile, NewModel, parse_manifest};
+pub use scrub::{Fault, FaultKind, Scrubbed};
 pub use store::{Entry, Freed, Store};

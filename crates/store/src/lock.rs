@@ -1,8 +1,9 @@
 //! Locks between processes. The system releases them when their holder ends, however it ends.
 
 use crate::StoreError;
+use crate::disk::open;
 use crate::error::io_error;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread;
@@ -10,10 +11,6 @@ use std::time::Duration;
 
 /// How often a waiter looks again, so that it can show progress and be cancelled.
 const POLL: Duration = Duration::from_millis(50);
-
-fn open(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(io_error("open", path))
-}
 
 /// Whether `path` still names `file`: the lock of a finished blob loses its name, and who holds such a lock holds nothing.
 #[cfg(unix)]

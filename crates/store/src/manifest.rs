@@ -88,6 +88,15 @@ impl Descriptor {
     pub(crate) fn name(&self) -> Option<&str> {
         self.annotations.get(NAME_ANNOTATION).map(String::as_str)
     }
+
+    /// The name, or the digest of a model without one.
+    pub(crate) fn label(&self) -> String {
+        self.name().map_or_else(|| self.digest.to_string(), str::to_owned)
+    }
+
+    pub(crate) fn source(&self) -> Option<&str> {
+        self.annotations.get(SOURCE_ANNOTATION).map(String::as_str)
+    }
 }
 
 /// An OCI manifest of a model.

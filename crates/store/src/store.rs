@@ -1,13 +1,13 @@
 //! The directory itself: opening, finding, listing, removing, cleaning.
 
 use crate::StoreError;
-use crate::disk::{hash, read_limited, remove_file, replace, stamp, sync_directory};
+use crate::disk::{self, hash, read_limited, remove_file, replace, stamp, sync_directory};
 use crate::error::io_error;
 use crate::ingest::Ingest;
 use crate::lock;
 use crate::manifest::{
     Descriptor, INDEX_LIMIT_BYTES, INDEX_MEDIA_TYPE, Index, LAYOUT_VERSION, LayoutMarker, MANIFEST_LIMIT_BYTES,
-    MANIFEST_MEDIA_TYPE, SOURCE_ANNOTATION,
+    MANIFEST_MEDIA_TYPE,
 };
 use crate::model::{Model, parse, to_json};
 use freehold_base::Digest;
@@ -38,6 +38,8 @@ pub struct Entry {
     pub name: Option<String>,
     /// The manifest's digest.
     pub digest: Digest,
+    /// The reference that this copy was fetched from.
+    pub source: Option<String>,
     /// The model, or why its manifest cannot be read. One bad model does not hide the others.
     pub model: Result<Model, StoreError>,
 }
@@ -53,6 +55,13 @@ pub struct Freed {
     pub deferred: bool,
 }
 
+impl Entry {
+    /// The name, or the digest of an entry without one.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.digest.to_string())
+    }
+}
+
 impl Store {
     /// Opens the store at `root` and creates it if there is none.
     ///
@@ -63,7 +72,7 @@ impl Store {
         for directory in
             [store.blobs_directory(), store.ingest_directory(), store.verified_directory(), store.root.join("locks")]
         {
-            fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
+            disk::create_directory(&directory)?;
         }
         let marker = store.root.join("oci-layout");
         if !marker.exists() || !store.index_path().exists() {
@@ -126,7 +135,7 @@ impl Store {
         let (hasher, size_bytes) = hash(&mut file, &path, None, progress)?;
         let got = hasher.finish();
         if got != *digest {
-            remove_file(&self.verified_path(digest))?;
+            self.forget_verified(digest)?;
             return Err(StoreError::Damaged { digest: *digest, got });
         }
         self.note_verified(digest);
@@ -187,6 +196,7 @@ impl Store {
             .map(|descriptor| Entry {
                 name: descriptor.name().map(str::to_owned),
                 digest: descriptor.digest,
+                source: descriptor.source().map(str::to_owned),
                 model: self.model(descriptor),
             })
             .collect();
@@ -241,12 +251,8 @@ impl Store {
         };
         let reachable = self.reachable(&self.read_index()?)?;
         let mut freed = Freed::default();
-        for name in names(&self.blobs_directory())? {
-            // Names that are no digest are not ours to delete.
-            if let Ok(digest) = name.parse::<Digest>()
-                && digest.hex() == name
-                && !reachable.contains(&digest)
-            {
+        for digest in self.stored_digests()? {
+            if !reachable.contains(&digest) {
                 self.delete_blob(&digest, &mut freed)?;
             }
         }
@@ -254,7 +260,7 @@ impl Store {
             let path = self.ingest_directory().join(name);
             let size = fs::symlink_metadata(&path).map_err(io_error("read", &path))?;
             if size.is_dir() {
-                fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+                disk::remove_directory(&path)?;
             } else {
                 remove_file(&path)?;
                 freed.files += 1;
@@ -302,8 +308,12 @@ impl Store {
     /// Remembers that the blob's bytes were hashed as they are now. A torn or missing note costs one more hashing.
     pub(crate) fn note_verified(&self, digest: &Digest) {
         if let Some(stamp) = stamp(&self.blob_path(digest), digest) {
-            fs::write(self.verified_path(digest), stamp).ok();
+            disk::overwrite(&self.verified_path(digest), stamp.as_bytes()).ok();
         }
+    }
+
+    pub(crate) fn forget_verified(&self, digest: &Digest) -> Result<(), StoreError> {
+        remove_file(&self.verified_path(digest))
     }
 
     pub(crate) fn read_index(&self) -> Result<Index, StoreError> {
@@ -340,7 +350,7 @@ impl Store {
     }
 
     pub(crate) fn model(&self, descriptor: &Descriptor) -> Result<Model, StoreError> {
-        let label = descriptor.name().map_or_else(|| descriptor.digest.to_string(), str::to_owned);
+        let label = descriptor.label();
         let manifest = self.read_manifest(&descriptor.digest, &label)?;
         let (facts, files) =
             parse(&self.blob_path(&descriptor.digest), &manifest, |config| self.read_manifest(config, &label))?;
@@ -349,15 +359,33 @@ impl Store {
             digest: descriptor.digest,
             facts,
             files,
-            source: descriptor.annotations.get(SOURCE_ANNOTATION).cloned(),
+            source: descriptor.source().map(str::to_owned),
         })
+    }
+
+    /// The blobs that are there. Names that are no digest are not ours.
+    pub(crate) fn stored_digests(&self) -> Result<Vec<Digest>, StoreError> {
+        let digest = |name: String| name.parse::<Digest>().ok().filter(|digest| digest.hex() == name);
+        Ok(names(&self.blobs_directory())?.into_iter().filter_map(digest).collect())
+    }
+
+    /// Takes a blob's name away and keeps its bytes; the caller holds the blob's lock.
+    pub(crate) fn move_aside(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.forget_verified(digest)?;
+        disk::rename(&self.blob_path(digest), &self.aside_path(digest))?;
+        sync_directory(&self.blobs_directory())
+    }
+
+    /// Where a damaged blob's bytes are kept.
+    pub(crate) fn aside_path(&self, digest: &Digest) -> PathBuf {
+        self.ingest_directory().join(format!("damaged-{}", digest.hex()))
     }
 
     fn delete_blob(&self, digest: &Digest, freed: &mut Freed) -> Result<(), StoreError> {
         let path = self.blob_path(digest);
         if let Ok(metadata) = fs::symlink_metadata(&path) {
             remove_file(&path)?;
-            remove_file(&self.verified_path(digest))?;
+            self.forget_verified(digest)?;
             freed.files += 1;
             freed.bytes = freed.bytes.saturating_add(metadata.len());
         }
@@ -372,8 +400,10 @@ impl Store {
         Ok(reachable)
     }
 
-    /// Adds a descriptor's blob and all that follow from it. Manifests of other tools count as well.
-    fn reach(&self, first: &Descriptor, reachable: &mut BTreeSet<Digest>) -> Result<(), StoreError> {
+    /// Adds a descriptor's blob and all that follow from it. Manifests of other tools count as well. One that cannot be
+    /// read does not keep the others from being walked.
+    pub(crate) fn reach(&self, first: &Descriptor, reachable: &mut BTreeSet<Digest>) -> Result<(), StoreError> {
+        let mut result = Ok(());
         let mut open = vec![first.clone()];
         while let Some(descriptor) = open.pop() {
             let new = reachable.insert(descriptor.digest);
@@ -381,25 +411,33 @@ impl Store {
             if !new || !walked || !self.has(&descriptor.digest) {
                 continue;
             }
-            let bytes = self.read_manifest(&descriptor.digest, "the index")?;
-            let mut document: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| {
-                StoreError::Malformed { path: self.blob_path(&descriptor.digest), reason: error.to_string() }
-            })?;
-            for field in ["config", "subject", "layers", "manifests", "blobs"] {
-                let targets = match document.get_mut(field).map(serde_json::Value::take) {
-                    Some(serde_json::Value::Array(targets)) => targets,
-                    Some(target @ serde_json::Value::Object(_)) => vec![target],
-                    _ => continue,
-                };
-                for target in targets {
-                    open.push(serde_json::from_value(target).map_err(|error| StoreError::Malformed {
-                        path: self.blob_path(&descriptor.digest),
-                        reason: format!("{field}: {error}"),
-                    })?);
-                }
+            match self.targets(&descriptor) {
+                Ok(targets) => open.extend(targets),
+                Err(error) => result = result.and(Err(error)),
             }
         }
-        Ok(())
+        result
+    }
+
+    /// What a manifest or an index refers to.
+    fn targets(&self, descriptor: &Descriptor) -> Result<Vec<Descriptor>, StoreError> {
+        let malformed = |reason| StoreError::Malformed { path: self.blob_path(&descriptor.digest), reason };
+        let bytes = self.read_manifest(&descriptor.digest, "the index")?;
+        let mut document: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        let mut descriptors = Vec::new();
+        for field in ["config", "subject", "layers", "manifests", "blobs"] {
+            let targets = match document.get_mut(field).map(serde_json::Value::take) {
+                Some(serde_json::Value::Array(targets)) => targets,
+                Some(target @ serde_json::Value::Object(_)) => vec![target],
+                _ => continue,
+            };
+            for target in targets {
+                let target = serde_json::from_value(target).map_err(|error| malformed(format!("{field}: {error}")))?;
+                descriptors.push(target);
+            }
+        }
+        Ok(descriptors)
     }
 }
 
@@ -408,7 +446,7 @@ pub(crate) fn write_index(store: &Store, index: &Index) -> Result<(), StoreError
     replace(&store.index_path(), &store.ingest_directory().join("index-new"), &to_json(index))
 }
 
-fn find<'a>(index: &'a Index, reference: &str) -> Result<&'a Descriptor, StoreError> {
+pub(crate) fn find<'a>(index: &'a Index, reference: &str) -> Result<&'a Descriptor, StoreError> {
     let not_found = || StoreError::NotFound { reference: reference.chars().take(200).collect() };
     if let Some(prefix) = reference.strip_prefix("sha256:") {
         if prefix.len() < 6 {

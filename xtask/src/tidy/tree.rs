@@ -42,7 +42,8 @@ impl Tree {
                     continue;
                 }
                 self.add(&entry.path(), &format!("{path}/"))?;
-            } else if kind.is_file() {
+            } else if kind.is_file() && path != ".git" {
+                // That file stands for the directory in further work trees, and names a place on this machine.
                 let bytes = fs::read(entry.path()).with_context(|| format!("{path} cannot be read"))?;
                 match String::from_utf8(bytes) {
                     Ok(text) => drop(self.texts.insert(path, text)),

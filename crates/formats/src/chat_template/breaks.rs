@@ -49,7 +49,8 @@ fn is_assistants_own(text: &str) -> bool {
 /// Texts to be found in strings.
 #[derive(Clone, Debug)]
 struct Texts {
-    /// Cut to [`TOKEN_BYTES_MAX`], sorted, each once; none with fewer than two characters, which cannot be broken.
+    /// In small letters, since templates change the case of what users write; cut to [`TOKEN_BYTES_MAX`], sorted, each
+    /// once; none with fewer than two characters, which cannot be broken.
     sorted: Vec<Box<[u8]>>,
     /// The bytes that any of them begins with.
     first: [bool; 256],
@@ -60,8 +61,9 @@ impl Texts {
         let mut sorted: Vec<Box<[u8]>> = Vec::new();
         let mut first = [false; 256];
         for text in texts.filter(|text| text.chars().nth(1).is_some()) {
-            let bytes = &text.as_bytes()[..text.len().min(TOKEN_BYTES_MAX)];
+            let bytes = text.as_bytes()[..text.len().min(TOKEN_BYTES_MAX)].to_ascii_lowercase();
             first[usize::from(bytes[0])] = true;
+            first[usize::from(bytes[0].to_ascii_uppercase())] = true;
             sorted.push(bytes.into());
         }
         sorted.sort_unstable();
@@ -72,11 +74,11 @@ impl Texts {
     /// Whether `rest` begins with one of the texts, or could be the beginning of one when more follows.
     fn may_begin(&self, rest: &[u8]) -> bool {
         let (mut low, mut high) = (0, self.sorted.len());
-        for (length, byte) in rest.iter().enumerate() {
+        for (length, byte) in rest.iter().map(u8::to_ascii_lowercase).enumerate() {
             let texts = &self.sorted[low..high];
             let at = |text: &[u8]| text.get(length).copied();
-            let start = texts.partition_point(|text| at(text) < Some(*byte));
-            let end = texts.partition_point(|text| at(text) <= Some(*byte));
+            let start = texts.partition_point(|text| at(text) < Some(byte));
+            let end = texts.partition_point(|text| at(text) <= Some(byte));
             (low, high) = (low + start, low + end);
             if low == high {
                 return false;

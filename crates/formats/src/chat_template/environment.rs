@@ -1,8 +1,8 @@
 //! The Jinja environment as transformers sets it up.
 
-use super::{methods, python};
+use super::{methods, operators, python, rewrite};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 use std::fmt;
 
@@ -10,8 +10,7 @@ use std::fmt;
 pub(super) fn new() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_debug(false);
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the delimiters are the default ones"));
+    environment.set_syntax(syntax());
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_unknown_method_callback(methods::call);
@@ -23,16 +22,29 @@ pub(super) fn new() -> Environment<'static> {
     environment.remove_filter("pprint");
     environment.add_function("raise_exception", raise_exception);
     // Python's `None` is not, and minijinja's is; an undefined variable is in both.
-    environment
-        .add_test("iterable", |value: &Value| value.is_undefined() || !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("iterable", |value: &Value| {
+        use ValueKind::{Iterable, Map, Seq, String, Undefined};
+        matches!(value.kind(), Iterable | Map | Seq | String | Undefined)
+    });
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |state: &State, value: &Value| python::text(state, value));
     environment.add_filter("join", methods::join_filter);
+    operators::add_to(&mut environment);
     environment
 }
 
+/// The source of a template as the environment takes it.
+pub(super) fn prepared(source: &str) -> Result<String, Error> {
+    rewrite::rewrite(&spelled(source), syntax())
+}
+
+fn syntax() -> SyntaxConfig {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    syntax.expect("the delimiters are the default ones")
+}
+
 /// Transformers' `{% generation %}` marks what the assistant said, for training. Here it is only a scope.
-pub(super) fn prepare(source: &str) -> String {
+fn spelled(source: &str) -> String {
     // Jinja's lexer knows one newline only.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut prepared = String::with_capacity(source.len());

@@ -2,8 +2,8 @@
 //! can build large strings paid for before they do.
 
 use super::python::Paid;
-use minijinja::value::{Tuple, Value, ValueKind, from_args};
-use minijinja::{Error, ErrorKind, State};
+use minijinja::value::{Kwargs, Rest, StringInput, Tuple, Value, ValueKind, ValueOrKwargs, from_args};
+use minijinja::{Error, ErrorKind, State, filters};
 use minijinja_contrib::pycompat;
 
 /// Answers a call of a method that minijinja itself does not have.
@@ -75,6 +75,30 @@ fn replace(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<Value, E
     Ok(Value::from(text.replacen(old, new, count)))
 }
 
+/// Jinja's `replace` filter.
+pub(super) fn replace_filter(
+    state: &State<'_, '_>,
+    text: StringInput<'_>,
+    arguments: Rest<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let mut arguments = arguments.0;
+    arguments.extend(named.get::<Option<Value>>("count")?);
+    named.assert_all_used()?;
+    replace(state, text.as_str(), &arguments)
+}
+
+/// Jinja's `indent` filter.
+pub(super) fn indent_filter(state: &mut State<'_, '_>, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
+    type Arguments<'a> = (StringInput<'a>, Option<usize>, Option<bool>, Option<bool>, Kwargs);
+    let (text, width, _, _, named): Arguments<'_> = from_args(&arguments)?;
+    let width = width.or(named.get("width")?).unwrap_or(4);
+    let lines = text.as_str().bytes().filter(|byte| *byte == b'\n').count() + 1;
+    state.consume_fuel((lines.saturating_mul(width) / 64) as u64)?;
+    Value::from_function(filters::indent).call(state, &arguments)
+}
+
 fn join(state: &State<'_, '_>, values: &Value, separator: &str) -> Result<Value, Error> {
     let mut joined = Paid::new(state);
     for (index, value) in values.try_iter()?.checked().enumerate() {
@@ -97,6 +121,9 @@ pub(super) fn join_filter(
     let separator = separator.unwrap_or_default();
     if values.is_undefined() {
         return Ok(Value::from(""));
+    }
+    if values.is_none() {
+        return Err(Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable"));
     }
     match attribute {
         None => join(state, values, separator),

@@ -8,7 +8,7 @@ use std::fmt::Write;
 /// The deepest `indent` of `tojson`.
 pub(super) const INDENT_MAX: usize = 16;
 /// The deepest nesting printed. Input is nested less, and only hostile templates nest what they build.
-const DEPTH_MAX: usize = 128;
+pub(super) const DEPTH_MAX: usize = 128;
 /// Bytes that one unit of fuel pays for, as in minijinja.
 const BYTES_PER_FUEL: usize = 64;
 

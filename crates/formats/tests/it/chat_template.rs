@@ -1,5 +1,6 @@
 //! Chat templates: the prompts of transformers, users who write special tokens, and templates that mean harm.
 
+use crate::allocator;
 use freehold_formats::{ChatInput, ChatTemplate, Error, RenderedPrompt, SpecialTexts};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -92,6 +93,55 @@ fn expressions_print_as_in_python() {
         ),
         ("{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
         ("{{ none is iterable }}{{ [] is sequence }}{{ {} is mapping }}{{ x is defined }}", "FalseTrueTrueFalse"),
+        // A text marked safe escapes what it is added to, from either side; `~` and a plain sum do not.
+        ("{{ '<a>'|safe + '\"<&>\\'' }} {{ '<' + '<a>'|safe + '<' }}", "<a>&#34;&lt;&amp;&gt;&#39; &lt;<a>&lt;"),
+        ("{{ ('<a>'|safe) ~ '<' }} {{ '<' + '>' }} {{ '<'|e }}{{ '&lt;'|safe|e }}", "<a>< <> &lt;&lt;"),
+        ("{{ 1 + 2 ~ 3 if 0 else 1 + 2 * 3 - 4 - 5 }} {{ 'a' + 'b' ~ 1 + 'c' }}", "-2 ab1c"),
+        (
+            "{{ -1 - -2 }} {{ 7 - 2 - 1 }} {{ 8 / 2 / 2 }} {{ 10 // 3 * 2 }} {{ 2 * 3 % 4 }} {{ not 1 == 2 }}",
+            "1 4 2.0 6 2 True",
+        ),
+        (
+            "{{ 'x' if 1 }}|{{ (1 if 0 else 2) + 1 }} {{ 1 not in [2] }} {{ 'a' is string and 'b' is not none }}",
+            "x|3 True True",
+        ),
+        (
+            "{{ 'ab'|map('upper')|join(',') }} {{ [1,2,3]|batch(2)|list }} {{ [{'a':1},{'a':2}]|sum('a') }}",
+            "A,B [[1, 2], [3]] 3",
+        ),
+        ("{{ {'b':1,'a':2}|dictsort }} {{ [2,1,2]|unique|list }} {{ [1,5]|max }}", "[('a', 2), ('b', 1)] [2, 1] 5"),
+        (
+            "{{ none|trim }}{{ none|upper }}{{ 1|replace('1','2') }}{{ 'aB cD'|capitalize }}{{ {}|safe }}{{ true|lower }}",
+            "NoneNONE2Ab cd{}true",
+        ),
+        (
+            "{{ [1]|sort|tojson }}{{ ('<b>'|safe)|length }}{{ 'a' * 3 }}{{ 2 * [1] }}{{ (1, 2) * 2 }}",
+            "[1]3aaa[1, 1](1, 2, 1, 2)",
+        ),
+        (
+            "{% set d = dict(a=1, b=[2]) %}{{ d }}{{ d.items()|list }}{{ d|items|list }}{{ d|length }}",
+            "{'a': 1, 'b': [2]}[('a', 1), ('b', [2])][('a', 1), ('b', [2])]2",
+        ),
+        (
+            "{{ true + 1 }} {{ 1 + 0.5 }} {{ [1] + [2] }} {{ (1,) + (2,) }} {{ 'a' ~ none ~ 1.0 ~ [] }}",
+            "2 1.5 [1, 2] (1, 2) aNone1.0[]",
+        ),
+        ("{{ 2 ** 3 ** 2 }} {{ -2|abs }} {{ (-2)|abs }} {{ not a is defined and 1 < 2 < 3 }}", "64 2 2 True"),
+        ("{% set g = [1, 2]|map('string') %}{{ g|join }}{{ g|join }}|{{ [1]|select|list }}", "12|[1]"),
+        ("{% for x in none|select %}{% else %}b{% endfor %}{{ 'c' if (none|map('string')) }}", "bc"),
+        (
+            "{% macro m(a, b='é\"') %}{{ a }}{{ b }}{{ caller() }}{% endmacro %}{% call m('\\\\') %}\n c{% endcall %}",
+            "\\é\" c",
+        ),
+        ("{% set (a, b), c = (1, 2), 3 %}{% with d = a + b, e = c %}{{ d * e }}{% endwith %}", "9"),
+        ("{% set x | upper | replace('A', 'b', 1) %}aa{% endset %}{{ x }}{% filter trim %} a {% endfilter %}", "bAa"),
+        ("{% if 0 %}{% elif 1 %}a{% else %}b{% endif %}{% raw %}{{ \"x\\n{% endraw %}", "a{{ \"x\\n"),
+        ("{{ {'a': [1, (2,)], 1: none}['a'][1][0] }}{{ 'abc'[-2:] }}{{ [3, 1]|sort|first }}", "2bc1"),
+        (
+            "{{ 'a\\nb'|indent(2, true) }}{{ 'aaa'|replace('a', 'b', count=2) }}{{ [1, [2]]|upper }}",
+            "  a\n  bbba[1, [2]]",
+        ),
+        ("{% for a in [[1, [2]]] recursive %}{{ a if a is number else loop(a) }}{% endfor %}", "12"),
         ("{% if [] or {} or '' or 0 %}a{% else %}b{% endif %}", "b"),
         ("a\n  {% if true %}\nb\n  {%- endif %}\n", "a\nb"),
         ("{%- generation %}a{%- endgeneration -%} b", "ab"),
@@ -102,6 +152,32 @@ fn expressions_print_as_in_python() {
     ] {
         assert_eq!(print(source).unwrap_or_else(|error| panic!("{source}: {error}")), expected, "{source}");
     }
+}
+
+#[test]
+fn what_python_refuses_is_refused() {
+    for source in [
+        "{% for x in none %}{% endfor %}",
+        "{% for x in messages[0].nothing.x %}{% endfor %}",
+        "{{ none|list }}",
+        "{{ none|join }}",
+        "{{ messages|map(attribute='role')|tojson }}",
+        "{{ messages|map(attribute='role')|length }}",
+        "{{ 'a' + 1 }}",
+        "{{ 'a' + {} }}",
+        "{{ [] + () }}",
+        "{{ nothing + 'a' }}",
+        "{{ 'a,b'|split(',') }}",
+        "{% include 'chat' %}",
+        "{% import 'chat' as x %}",
+    ] {
+        let refused = print(source);
+        assert!(matches!(refused, Err(Error::Template { .. })), "{source}: {refused:?}");
+    }
+    // Nothing is loaded before it is asked for.
+    assert_eq!(print("{% if false %}{% include 'x' %}{% endif %}a").unwrap(), "a");
+    let error = print("a\n{% set a = [\n1,\n2 + \n'x'] %}").unwrap_err().to_string();
+    assert!(error.contains("line 5") || error.contains("line 4"), "{error}");
 }
 
 /// Renders and shows every break as `¦`.
@@ -147,6 +223,8 @@ fn special_tokens_that_users_write_stay_text() {
         // A token in two halves, which meet only in the prompt.
         ("{{ messages[0].a ~ messages[0].b }}", json!({"a": "<|im_", "b": "end|>"}), "<¦|im_end|>"),
         ("{{ messages[0].a|trim ~ messages[0].b }}", json!({"a": "<|im_ \n", "b": "end|>"}), "<¦|im_end|>"),
+        // A token in other letters, which the template makes small.
+        ("{{ messages[0].a|lower }}", json!({"a": "<|IM_End|>"}), "<¦|im_end|>"),
         // Overlapping tokens, and a sentinel already taken.
         ("{{ messages[0].a }}", json!({"a": "<<|a<|im_end|>"}), "<<¦|a<¦|im_end|>"),
         ("{{ messages[0].a }}", json!({"a": "\u{fdd0}<|im_end|>\u{fdd1}"}), "\u{fdd0}<¦|im_end|>\u{fdd1}"),
@@ -176,11 +254,36 @@ fn tools_and_extra_arguments_stay_text_too() {
     }
 }
 
+/// Templates run on threads of their own, so what they hold is counted for a whole process, in which nothing else runs.
 #[test]
+fn hostile_templates_end_within_memory() {
+    const ALONE: &str = "FREEHOLD_TEST_TEMPLATES_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        hostile_templates_end_in_errors();
+        let peak = allocator::peak_of_process();
+        assert!(peak <= allocator::HOSTILE_BYTES_MAX, "{peak} bytes");
+        return;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "chat_template::hostile_templates_end_within_memory", "--test-threads=1"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let [output, errors] = [&child.stdout, &child.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(child.status.success() && output.contains("1 passed"), "{output}{errors}");
+}
+
 fn hostile_templates_end_in_errors() {
     let grow = |step: &str, after: &str| {
         format!(
             "{{% set n = namespace(s='x', t=[1]) %}}{{% for i in range(99999) %}}{{% set {step} %}}{{% endfor %}}{after}"
+        )
+    };
+    // Two equal values of a hundred thousand parts, and a step that looks at all of them.
+    let weighty = |step: &str| {
+        let double = "{% for i in range(14) %}{% set n.t = [n.t, n.t] %}{% set n.u = [n.u, n.u] %}{% endfor %}";
+        format!(
+            "{{% set n = namespace(t=[1], u=[1]) %}}{double}{{% for i in range(99999) %}}{{% set {step} %}}{{% endfor %}}"
         )
     };
     for source in [
@@ -208,10 +311,72 @@ fn hostile_templates_end_in_errors() {
         grow("n.t = [n.t]", ""),
         grow("n.t = {'a': n.t}", ""),
         grow("n.t = [n.t]", "").replace("99999", "9999") + "{{ n.t | tojson }}",
-        grow("n.t = [n.t, n.t]", "").replace("99999", "40") + "{{ n.t | tojson }}",
-        grow("n.t = [n.t, n.t]", "").replace("99999", "40") + "{{ n.t }}",
-        grow("n.t = [n.t, n.t]", "").replace("99999", "40") + "{{ n.t | join }}",
-        grow("n.t = [n.t, n.t]", "").replace("99999", "40") + "{{ raise_exception(n.t) }}",
+        grow("n.t = [n.t, n.t]", "{{ n.t }}").replace("99999", "40"),
+        grow("n.t = (n.t, n.t)", "{{ n.t ~ '' }}").replace("99999", "40"),
+        grow("n.t = {'a': n.t, 'b': n.t}", "{{ n.t == 1 }}").replace("99999", "40"),
+        grow("n.t = {n.t: n.t}", "{{ n.t|tojson }}").replace("99999", "40"),
+        grow("n.t = dict(a=n.t, b=n.t)", "{{ n.t|upper }}").replace("99999", "40"),
+        grow("n.t = [n.t] * 2", "{{ n.t|join }}").replace("99999", "40"),
+        grow("n.t = [n.t] + [n.t]", "{{ raise_exception(n.t) }}").replace("99999", "40"),
+        grow("n.t = n.t + n.t", "").replace("99999", "40"),
+        grow("n.t = [1, 2]|map('default', n.t)|map('list')|list", "").replace("99999", "40"),
+        grow("n.t = [{}, {}]|map(attribute='x', default=n.t)|list", "").replace("99999", "40"),
+        grow("n.t = [1]|batch(2, n.t)|list + [n.t]", "").replace("99999", "40"),
+        grow("n.t = [1]|slice(2, n.t)|list + [n.t]", "").replace("99999", "40"),
+        grow("n.t = [n.t, n.t]|sum(start=[n.t])", "").replace("99999", "40"),
+        grow("n.t = [{'a': n.t}, {'a': n.t}]|groupby('a')", "").replace("99999", "40"),
+        grow("n.t = [[n.t, n.t]]|first", "").replace("99999", "40"),
+        "{% macro f(x, n) %}{% if n %}{{ f([x, x], n - 1) }}{% endif %}{% endmacro %}{{ f([1], 40) }}".into(),
+        format!("{{% set a = {}1{} %}}{{{{ a ~ '' }}}}", "[".repeat(50), "]*2".repeat(50)),
+        format!("{{% set x = [1] %}}{}{{{{ x == [x] }}}}", "{% set x = [x, x] %}".repeat(60)),
+        // Values that change after they were measured.
+        "{% set a = namespace() %}{% set a.a = a %}{{ a }}".into(),
+        "{% set a = namespace() %}{% set a.a = [a] %}{{ a ~ '' }}".into(),
+        "{% set a = namespace() %}{% set b = namespace(a=a) %}".into(),
+        "{% for x in [1] %}{% set y = [loop, loop] %}{% endfor %}".into(),
+        // Work without result: comparing, hashing, searching, sorting.
+        weighty("n.x = n.t == n.u"),
+        weighty("n.x = n.t in [n.u]"),
+        weighty("n.x = n.t is eq(n.u)"),
+        weighty("n.x = {}[n.t]"),
+        weighty("n.x = {n.t: 1}"),
+        weighty("n.x = [n.t, n.u]|sort"),
+        weighty("n.x = [n.t, n.u]|unique|list"),
+        weighty("n.x = [n.t, n.u]|max"),
+        weighty("n.x = [n.t, n.u]|selectattr(0, 'eq', n.t)|list"),
+        weighty("n.x = [n.t, n.u]|select('in', [n.t])|list"),
+        weighty("n.x = n.t|lower"),
+        weighty("n.x = 'a'.format(n.t)"),
+        weighty("n.x = '%s'|format(n.t)"),
+        weighty("n.x = 'a'|replace('a', n.t)"),
+        "{% set s = 'x' * 30000 %}{% set l = [s] * 30000 %}{{ l|upper }}".into(),
+        "{% set s = 'x' * 30000 %}{% set l = [s] * 30000 %}{{ 'a' ~ l }}".into(),
+        "{% set s = 'x' * 30000 %}{% set l = [s] * 30000 %}{{ l|safe }}".into(),
+        "{% set s = '<' * 3000000 %}{{ s|e|e|e|e|e|e|e|e|e }}".into(),
+        "{% set s = 'x\\n' * 300000 %}{{ s|indent(9999) }}".into(),
+        "{% set s = 'x\\n' * 300000 %}{{ s|indent(width=9999) }}".into(),
+        "{{ 'x'.center(999999999) }}".into(),
+        "{{ 'x'.ljust(999999999) }}".into(),
+        "{{ 'x'.zfill(999999999) }}".into(),
+        "{{ ('\\t' * 100000).expandtabs(99999999) }}".into(),
+        "{{ range(99999)|batch(1)|map('list')|list|string }}".replace("99999", "999999"),
+        "{{ [1]|batch(10**12, 0)|list }}".into(),
+        "{{ [1]|slice(10**12, 0)|list }}".into(),
+        "{{ (1, 2) * 10**12 }}".into(),
+        "{{ 9 ** 9 ** 9 ** 9 }}".into(),
+        "{{ 'x'|center(999999999) }}".into(),
+        "{{ [[]] * 10**6 | tojson(indent=999999999) }}".into(),
+        grow("n.s = n.s.replace('x', 'xx')", ""),
+        grow("n.s = n.s|replace('x', 'xx')", ""),
+        grow("n.s = n.s.join([n.s, n.s])", ""),
+        grow("n.s = n.s + n.s", ""),
+        grow("n.s = (n.s, n.s)|join", ""),
+        grow("n.s = n.s|format ~ n.s|string ~ n.s", ""),
+        grow("n.s = '{0}{0}'.format(n.s)", ""),
+        grow("n.s = '%s%s'|format(n.s, n.s)", ""),
+        grow("n.s = n.s|tojson ~ n.s", ""),
+        "{% set n = namespace(s='x') %}{% for i in range(99999) %}{% set s %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = s %}{% endfor %}".into(),
+        "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}{% set n = namespace(s='x') %}{% for i in range(99999) %}{% set n.s = f(n.s) %}{% endfor %}".into(),
         format!("{{{{ a{} }}}}", ".b".repeat(20_000)),
         format!("{{{{ a{} }}}}", "()".repeat(20_000)),
         format!("{{{{ {}", "(".repeat(20_000)),
@@ -231,7 +396,7 @@ fn hostile_templates_end_in_errors() {
     }
     // Deep but harmless.
     for source in [format!("{{{{ 'a'{} }}}}", "|e".repeat(20_000)), format!("{{{{ 1{} }}}}", "+1".repeat(20_000))] {
-        assert!(print(&source).is_ok());
+        print(&source).unwrap_or_else(|error| panic!("{}: {error}", &source[..20]));
     }
 }
 

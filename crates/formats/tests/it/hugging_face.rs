@@ -149,5 +149,5 @@ fn the_content_decides_how_a_path_is_opened() {
     assert!(opened.chat_template().unwrap().is_none() && opened.tensors().len() == 2);
     refused(Checkpoint::open_files(named(&["other.gguf"])), &["neither a GGUF file nor config.json"]);
     refused(Checkpoint::open_files(named(&[])), &["neither a GGUF file nor config.json"]);
-    refused(Checkpoint::open_files(named(&["model.bin", "model.bin"])), &["2 GGUF files"]);
+    refused(Checkpoint::open_files(named(&["model.bin", "model.bin"])), &["are GGUF files"]);
 }

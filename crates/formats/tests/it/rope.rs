@@ -1,10 +1,20 @@
 //! Rotary parameters as written by different tools, and as nobody should write them.
 
 use crate::gguf_builder::Builder;
-use freehold_formats::{Config, Error, Gguf, RopeParameters, RopeScaling};
+use freehold_formats::{Config, Error, Gguf, RopeLayers, RopeParameters, RopeScaling};
 
 fn from_config(json: &str) -> Result<RopeParameters, Error> {
-    RopeParameters::from_config(&Config::parse("config.json", json.as_bytes())?)
+    RopeParameters::from_config(&Config::parse("config.json", json.as_bytes())?, RopeLayers::All)
+}
+
+fn long_rope(factor: f64, attention_factor: Option<f64>) -> RopeScaling {
+    RopeScaling::LongRope {
+        short_factor: vec![1.0, 1.5],
+        long_factor: vec![1.0, 4.0],
+        factor,
+        original_max_position_embeddings: 32,
+        attention_factor,
+    }
 }
 
 const LLAMA3: RopeScaling = RopeScaling::Llama3 {
@@ -56,6 +66,22 @@ fn both_styles_of_configuration_mean_the_same() {
             yarn(64, Some(2.0)),
             1.0,
         ),
+        (
+            r#"{"max_position_embeddings":128,"original_max_position_embeddings":32,
+                "rope_scaling":{"type":"su","short_factor":[1,1.5],"long_factor":[1,4]}}"#
+                .into(),
+            1e4,
+            long_rope(4.0, None),
+            1.0,
+        ),
+        (
+            r#"{"max_position_embeddings":128,"rope_parameters":{"rope_type":"longrope","short_factor":[1,1.5],
+                "long_factor":[1,4],"factor":2,"original_max_position_embeddings":32,"attention_factor":1.5}}"#
+                .into(),
+            1e4,
+            long_rope(2.0, Some(1.5)),
+            1.0,
+        ),
         (r#"{"partial_rotary_factor":0.5}"#.into(), 1e4, RopeScaling::Default, 0.5),
         (r#"{"rope_parameters":{"partial_rotary_factor":0.25}}"#.into(), 1e4, RopeScaling::Default, 0.25),
     ] {
@@ -84,7 +110,16 @@ fn a_configuration_that_cannot_be_meant_is_refused() {
             ["high_freq_factor", "greater"],
         ),
         (r#"{"rope_scaling":{"rope_type":"llama3","factor":8}}"#, ["low_freq_factor", "missing"]),
-        (r#"{"rope_scaling":{"type":"longrope"}}"#, ["rope_type", "`longrope` is not supported"]),
+        (r#"{"rope_scaling":{"type":"dynamic"}}"#, ["rope_type", "`dynamic` is not supported"]),
+        (r#"{"rope_scaling":{"type":"longrope"}}"#, ["original_max_position_embeddings", "missing"]),
+        (
+            r#"{"original_max_position_embeddings":32,"rope_scaling":{"type":"longrope","short_factor":2}}"#,
+            ["short_factor", "no list"],
+        ),
+        (
+            r#"{"original_max_position_embeddings":32,"rope_scaling":{"type":"longrope","short_factor":[1,0]}}"#,
+            ["short_factor", "above 0"],
+        ),
         (r#"{"rope_parameters":{"full_attention":{"rope_theta":1e4}}}"#, ["rope_type", "kinds of layers"]),
         (r#"{"partial_rotary_factor":1.5}"#, ["partial_rotary_factor", "more than 1"]),
         (r#"{"partial_rotary_factor":0}"#, ["partial_rotary_factor", "above 0"]),
@@ -97,7 +132,42 @@ fn a_configuration_that_cannot_be_meant_is_refused() {
 }
 
 fn from_gguf(file: &Builder) -> Result<RopeParameters, Error> {
-    RopeParameters::from_metadata(Gguf::from_bytes(file.build())?.metadata(), "llama")
+    RopeParameters::from_metadata(Gguf::from_bytes(file.build())?.metadata(), "llama", RopeLayers::All)
+}
+
+#[test]
+fn kinds_of_layers_have_parameters_of_their_own() {
+    let windowed = |theta_default| RopeLayers::Windowed { theta_default };
+    let nested = r#"{"rope_parameters":{"full_attention":{"rope_theta":1e6,"rope_type":"linear","factor":8},
+        "sliding_attention":{"rope_theta":2e4,"rope_type":"default"}}}"#;
+    let flat = r#"{"rope_theta":1e6,"rope_local_base_freq":3e4,"rope_scaling":{"rope_type":"linear","factor":8}}"#;
+    let plain = r#"{"rope_theta":1e6,"rope_scaling":{"rope_type":"linear","factor":8}}"#;
+    let linear = RopeScaling::Linear { factor: 8.0 };
+    for (json, layers, theta, scaling) in [
+        (nested, RopeLayers::Full, 1e6, linear.clone()),
+        (nested, windowed(Some(1e4)), 2e4, RopeScaling::Default),
+        (flat, RopeLayers::Full, 1e6, linear.clone()),
+        (flat, windowed(Some(1e4)), 3e4, RopeScaling::Default),
+        (plain, windowed(Some(1e4)), 1e4, RopeScaling::Default),
+        (plain, windowed(None), 1e6, RopeScaling::Default),
+    ] {
+        let config = Config::parse("config.json", json.as_bytes()).unwrap();
+        let found = RopeParameters::from_config(&config, layers).unwrap();
+        let expected = RopeParameters { theta, scaling, partial_rotary_factor: 1.0 };
+        assert_eq!(found, expected, "{json} {layers:?}");
+    }
+    let file = || Builder::sound().str("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 8.0);
+    let own = || file().f32("llama.rope.freq_base_swa", 2e4);
+    for (file, layers, theta, scaling) in [
+        (own(), RopeLayers::Full, 1e4, linear),
+        (own(), windowed(Some(5.0)), 2e4, RopeScaling::Default),
+        (file(), windowed(Some(5.0)), 5.0, RopeScaling::Default),
+        (file(), windowed(None), 1e4, RopeScaling::Default),
+    ] {
+        let gguf = Gguf::from_bytes(file.build()).unwrap();
+        let found = RopeParameters::from_metadata(gguf.metadata(), "llama", layers).unwrap();
+        assert_eq!(found, RopeParameters { theta, scaling, partial_rotary_factor: 1.0 }, "{layers:?}");
+    }
 }
 
 #[test]
@@ -132,6 +202,8 @@ fn gguf_keys_mean_the_same_parameters() {
     let factor = yarn_file().u32(original, 32).f32("llama.rope.scaling.attn_factor", 0.5);
     let expected = yarn(32, Some(0.5 * (1.0 + 0.1 * 4f64.ln())));
     assert_eq!(from_gguf(&factor).unwrap().scaling, expected);
+    let whole = yarn_file().u32(original, 32).f32("llama.rope.scaling.yarn_attn_factor", 0.5);
+    assert_eq!(from_gguf(&whole).unwrap().scaling, yarn(32, Some(0.5)));
 }
 
 #[test]
@@ -145,7 +217,7 @@ fn gguf_keys_that_cannot_be_meant_are_refused() {
         (no_theta(f32::INFINITY), ["rope.freq_base", "finite"]),
         (sound().str("llama.rope.scaling.type", "linear"), ["rope.scaling.factor", "missing"]),
         (sound().f32("llama.rope.scaling.factor", 0.0), ["rope.scaling.factor", "above 0"]),
-        (sound().str("llama.rope.scaling.type", "longrope"), ["rope.scaling.type", "`longrope`"]),
+        (sound().str("llama.rope.scaling.type", "dynamic"), ["rope.scaling.type", "`dynamic`"]),
         (rotated(65).u32("llama.attention.head_count", 4), ["rope.dimension_count", "64 dimensions"]),
         (rotated(0).u32("llama.attention.head_count", 4), ["rope.dimension_count", "is 0"]),
         (rotated(64).u32("llama.attention.head_count", 0), ["attention.head_count", "is 0"]),

@@ -1,6 +1,7 @@
 //! `freehold completions`.
 
 use crate::cli::Cli;
+use crate::output;
 use anyhow::Result;
 use clap::CommandFactory as _;
 
@@ -13,7 +14,9 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn run(self) -> Result<()> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "freehold", &mut std::io::stdout());
-        Ok(())
+        // Written to memory first: the generator panics where its output cannot be written.
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "freehold", &mut script);
+        output::print_line(String::from_utf8(script)?.trim_end())
     }
 }

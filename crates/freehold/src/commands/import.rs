@@ -29,13 +29,11 @@ impl Options {
                 return output::print_json(&json!({ "importable": rows.collect::<Vec<_>>() }));
             }
             if found.is_empty() {
-                println!("No models of Ollama or Hugging Face were found on this machine.");
-                return Ok(());
+                return output::print_line("No models of Ollama or Hugging Face were found on this machine.");
             }
             let rows: Vec<_> =
                 found.iter().map(|model| vec![model.reference.clone(), format_bytes(model.size_bytes)]).collect();
-            println!("{}", output::table(&["REFERENCE", "SIZE"], &rows));
-            return Ok(());
+            return output::print_line(&output::table(&["REFERENCE", "SIZE"], &rows));
         };
         let mut progress = output::FetchProgress::new();
         let pulled = hub.import(reference, self.name.as_deref(), &mut |status| progress.show(status))?;

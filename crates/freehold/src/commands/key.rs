@@ -22,7 +22,6 @@ impl Command {
         if json {
             return output::print_json(&json!({ "key": key.reveal() }));
         }
-        println!("{}", key.reveal());
-        Ok(())
+        output::print_line(key.reveal())
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Options {
     /// A model of the store, or where to fetch it from.
     model: String,
     /// Token ids.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "IDS")]
+    #[arg(long, value_delimiter = ',', required = true, value_name = "IDS", value_parser = token_id)]
     tokens: Vec<u32>,
     /// One row of logits per token, not only for the last.
     #[arg(long)]
@@ -29,6 +29,12 @@ pub(crate) struct Options {
     compute: ComputeOptions,
 }
 
+fn token_id(text: &str) -> Result<u32, &'static str> {
+    text.trim()
+        .parse()
+        .map_err(|_| "ids are whole numbers, such as `freehold tokenize` prints, with commas between them")
+}
+
 impl Options {
     pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
         let opened = models::open(home, Some(&self.model))?;
@@ -36,7 +42,7 @@ impl Options {
         let model = opened.weights(&compute)?;
         let vocabulary = model.config().vocabulary;
         if let Some(id) = self.tokens.iter().find(|&&id| id as usize >= vocabulary) {
-            anyhow::bail!("token {id} is not in the vocabulary of {vocabulary} tokens");
+            anyhow::bail!("token {id} is not in the vocabulary of {vocabulary} tokens: give ids below that");
         }
         ensure!(
             self.tokens.len() <= model.config().context_length,
@@ -67,10 +73,9 @@ impl Options {
         }
         if !self.digest_only {
             for row in &rows {
-                println!("{}", row.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+                output::print_line(&row.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))?;
             }
         }
-        println!("sha256 {sha256}");
-        Ok(())
+        output::print_line(&format!("sha256 {sha256}"))
     }
 }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod import;
 pub(crate) mod key;
@@ -10,6 +11,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod scrub;
 pub(crate) mod show;
 pub(crate) mod tokenize;
 pub(crate) mod up;
@@ -20,23 +22,22 @@ use anyhow::Result;
 
 /// Runs the command that was called.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    if let Command::Completions(options) = cli.command {
-        return options.run();
-    }
-    let home = Home::find(cli.home)?;
+    let home = || Home::find(cli.home);
     match cli.command {
-        Command::Up(options) => options.run(&home, cli.json),
-        Command::Run(options) => options.run(&home, cli.json),
-        Command::Pull(options) => options.run(&home, cli.json),
-        Command::Push(options) => options.run(&home, cli.json),
-        Command::Import(options) => options.run(&home, cli.json),
-        Command::List(options) => options.run(&home, cli.json),
-        Command::Show(options) => options.run(&home, cli.json),
-        Command::Rm(options) => options.run(&home, cli.json),
-        Command::Key(command) => command.run(&home, cli.json),
-        Command::Tokenize(options) => options.run(&home, cli.json),
-        Command::Logits(options) => options.run(&home, cli.json),
-        Command::Perplexity(options) => options.run(&home, cli.json),
-        Command::Completions(_) => unreachable!("handled above"),
+        Command::Up(options) => options.run(&home()?, cli.json),
+        Command::Run(options) => options.run(&home()?, cli.json),
+        Command::Pull(options) => options.run(&home()?, cli.json),
+        Command::Push(options) => options.run(&home()?, cli.json),
+        Command::Import(options) => options.run(&home()?, cli.json),
+        Command::List(options) => options.run(&home()?, cli.json),
+        Command::Show(options) => options.run(&home()?, cli.json),
+        Command::Rm(options) => options.run(&home()?, cli.json),
+        Command::Scrub(options) => options.run(&home()?, cli.json),
+        Command::Key(command) => command.run(&home()?, cli.json),
+        Command::Tokenize(options) => options.run(&home()?, cli.json),
+        Command::Logits(options) => options.run(&home()?, cli.json),
+        Command::Perplexity(options) => options.run(&home()?, cli.json),
+        Command::Bench(options) => options.run(cli.json),
+        Command::Completions(options) => options.run(),
     }
 }

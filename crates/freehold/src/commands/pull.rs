@@ -44,11 +44,12 @@ pub(super) fn report(pulled: &Pulled, json: bool) -> Result<()> {
         }));
     }
     let size = format_bytes(model.size_bytes());
-    println!("{} ({size}, {}) {}", model.label(), licences(&model.facts.licenses), model.digest);
-    if let Some(note) = &model.facts.note {
-        println!("Note: {note}");
+    let licences = licences(&model.facts.licenses);
+    output::print_line(&format!("{} ({size}, {licences}) {}", model.label(), model.digest))?;
+    match &model.facts.note {
+        Some(note) => output::print_line(&format!("Note: {note}")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The licences of a model for people.

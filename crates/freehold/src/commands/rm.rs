@@ -7,11 +7,15 @@ use freehold_base::units::format_bytes;
 use serde_json::json;
 
 #[derive(clap::Args)]
-#[command(after_help = "Example: freehold rm qwen2.5-coder:0.5b")]
+#[command(after_help = "Examples:\n  freehold rm qwen2.5-coder:0.5b\n  \
+    freehold rm --unused             (what no model needs, and what broken-off pulls left)")]
 pub(crate) struct Options {
     /// A model of the store.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "unused")]
     models: Vec<String>,
+    /// Delete every file of the store that no model needs.
+    #[arg(long)]
+    unused: bool,
 }
 
 impl Options {
@@ -24,9 +28,30 @@ impl Options {
                     &json!({ "removed": model, "freed_bytes": freed.bytes, "deferred": freed.deferred }),
                 )?;
             } else if freed.deferred {
-                println!("{model} is removed; its space is freed when the pull under way has ended.");
+                output::print_line(&format!(
+                    "{model} is removed; `freehold rm --unused` frees its space when no pull is under way."
+                ))?;
             } else {
-                println!("{model} is removed, {} freed.", format_bytes(freed.bytes));
+                output::print_line(&format!("{model} is removed, {} freed.", format_bytes(freed.bytes)))?;
+            }
+        }
+        if self.unused {
+            let freed = store.clean()?;
+            if json {
+                output::print_json(&json!({
+                    "unused_files": freed.files,
+                    "freed_bytes": freed.bytes,
+                    "deferred": freed.deferred,
+                }))?;
+            } else if freed.deferred {
+                output::print_line("A pull is under way, so nothing is deleted; try again when it has ended.")?;
+            } else {
+                let files = if freed.files == 1 { "file" } else { "files" };
+                output::print_line(&format!(
+                    "{} unused {files} deleted, {} freed.",
+                    freed.files,
+                    format_bytes(freed.bytes)
+                ))?;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use crate::models::{self, Opened};
 use crate::output;
 use anyhow::Result;
 use freehold_base::units::format_bytes;
+use freehold_engine::TextModel;
 use freehold_formats::{Checkpoint, TensorView};
 use serde_json::{Map, Value, json};
 
@@ -63,7 +64,7 @@ impl Options {
                 "tensors": opened.checkpoint.tensors().map(tensor).collect::<Vec<_>>(),
             }));
         }
-        print(&opened, &parameters, &text, template.is_some());
+        let mut text = describe(&opened, &parameters, &text, template.is_some());
         if self.tensors {
             let rows: Vec<_> = opened
                 .checkpoint
@@ -78,15 +79,17 @@ impl Options {
                     ]
                 })
                 .collect();
-            println!("\n{}", output::table(&["TENSOR", "TYPE", "SIZE", "SHAPE"], &rows));
+            text += &format!("\n\n{}", output::table(&["TENSOR", "TYPE", "SIZE", "SHAPE"], &rows));
         }
-        Ok(())
+        output::print_line(&text)
     }
 }
 
-fn print(opened: &Opened, parameters: &Map<String, Value>, text: &Result<freehold_engine::TextModel>, chats: bool) {
+/// What is shown to people.
+fn describe(opened: &Opened, parameters: &Map<String, Value>, text: &Result<TextModel>, chats: bool) -> String {
     let entry = &opened.entry;
-    let line = |name: &str, value: &str| println!("{name:<14}{value}");
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: &str| lines.push(format!("{name:<15}{value}"));
     line("Model", &opened.label());
     if let Some(title) = &entry.facts.title {
         line("Title", title);
@@ -117,10 +120,9 @@ fn print(opened: &Opened, parameters: &Map<String, Value>, text: &Result<freehol
     let types: Vec<_> =
         types.iter().map(|(name, count, bytes)| format!("{count} {name} ({})", format_bytes(*bytes))).collect();
     line("Tensors", &types.join(", "));
-    println!("\nParameters");
-    for (key, value) in parameters {
-        println!("  {key} = {value}");
-    }
+    lines.push("\nParameters".to_owned());
+    lines.extend(parameters.iter().map(|(key, value)| format!("  {key} = {value}")));
+    lines.join("\n")
 }
 
 /// The model's metadata or configuration, with long lists shown by their length.

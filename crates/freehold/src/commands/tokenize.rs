@@ -54,10 +54,9 @@ impl Options {
             return output::print_json(&document);
         }
         if let Some(text) = text {
-            println!("{text}");
+            output::print_line(&text)?;
         }
-        println!("{}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
-        Ok(())
+        output::print_line(&ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
     }
 }
 

@@ -3,12 +3,15 @@
 use crate::cli::EngineArguments;
 use crate::home::Home;
 use crate::{models, output};
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow, bail};
 use freehold_gateway::{AdminKey, EngineBackend, Gateway, ModelInfo};
 use serde_json::json;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, IsTerminal as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 #[derive(clap::Args)]
 #[command(after_help = "Example: freehold up qwen2.5-coder:0.5b --address 127.0.0.1:8080")]
@@ -16,7 +19,7 @@ pub(crate) struct Options {
     /// A model of the store, or where to fetch it from [default: the catalogue's, smollm2:135m].
     model: Option<String>,
     /// Where to listen. Other machines reach it only where this is an address of theirs to reach.
-    #[arg(long, default_value = "127.0.0.1:4114")]
+    #[arg(long, default_value = "127.0.0.1:4114", value_parser = socket_address)]
     address: SocketAddr,
     /// A further name under which clients may call this server. May be given several times.
     #[arg(long = "allow-host", value_name = "HOST")]
@@ -50,6 +53,7 @@ impl Options {
             licence: (!opened.entry.facts.licenses.is_empty()).then(|| opened.entry.facts.licenses.join(", ")),
             sampling: ModelInfo::DEFAULT_SAMPLING,
         };
+        let is_unnamed = self.allowed_hosts.is_empty();
         let options = freehold_gateway::Options {
             allowed_hosts: self.allowed_hosts,
             allowed_origins: self.allowed_origins,
@@ -57,22 +61,41 @@ impl Options {
         };
         let backend = Arc::new(EngineBackend::new(engine, text, info));
         let gateway = Gateway::new(backend, key, options)?;
-        let url = format!("http://{address}");
+        let url = format!("http://{}", callable(address));
+        let signals = {
+            let _context = runtime.enter();
+            // Before anybody is told that it is ready: who stops it then stops it well.
+            StopSignals::catch()?
+        };
         if json {
             output::print_json(&json!({ "url": url, "key": secret }))?;
         } else {
-            print_ready(&url, &opened.label());
+            output::print_line(&ready(&url, &opened.label(), home))?;
+            if address.ip().is_unspecified() && is_unnamed {
+                output::print_line(
+                    "Other machines are refused until --allow-host gives the name they call this one by.",
+                )?;
+            }
         }
-        runtime.block_on(gateway.serve(listener, stop_signal()));
-        Ok(())
+        runtime.block_on(serve(gateway, listener, signals))
     }
 
     async fn listen(&self) -> Result<TcpListener> {
         let address = self.address;
-        TcpListener::bind(address).await.with_context(|| {
-            format!("{address} cannot be listened on: stop what uses it, or choose another with --address")
+        TcpListener::bind(address).await.map_err(|error| {
+            let remedy = match error.kind() {
+                ErrorKind::AddrInUse => "stop the program that uses it, or choose another port with --address",
+                ErrorKind::AddrNotAvailable => "choose an address of this machine with --address",
+                ErrorKind::PermissionDenied => "choose a port of 1024 or above with --address",
+                _ => "choose another with --address",
+            };
+            anyhow!("{address} cannot be listened on: {error}; {remedy}")
         })
     }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "give an address in numbers and a port, such as 127.0.0.1:4114")
 }
 
 /// What to type for this program: its name where a shell finds it, else its path.
@@ -85,9 +108,24 @@ fn program() -> String {
     }
 }
 
-fn print_ready(url: &str, model: &str) {
-    let program = program();
-    println!(
+/// An address to call the server at: every address of the machine is none, and loopback is one of them.
+fn callable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+fn ready(url: &str, model: &str, home: &Home) -> String {
+    let mut program = program();
+    if let Some(directory) = home.option() {
+        // Who copies the call may be in another directory.
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        program += &format!(" --home '{}'", directory.display());
+    }
+    format!(
         "{model} is served at {url}
 
 Try it:
@@ -98,24 +136,46 @@ Try it:
       {{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'
 
 Any OpenAI client: base URL {url}/v1, the key from `{program} key show`. Ctrl-C stops."
-    );
+    )
 }
 
-/// Ctrl-C, or the signal by which service managers stop a service.
-async fn stop_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
+/// Serves until a signal, then lets answers under way finish, until another one.
+async fn serve(gateway: Gateway, listener: TcpListener, mut signals: StopSignals) -> Result<()> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = gateway.serve(listener, async {
+        // Dropped or used, the sender means the same.
+        let _ = stopped.await;
+    });
+    let told_twice = async {
+        signals.next().await;
+        drop(stop);
+        if std::io::stderr().is_terminal() {
+            eprintln!("Answers under way may finish; Ctrl-C again ends them.");
         }
+        signals.next().await;
+    };
+    tokio::select! {
+        () = serving => Ok(()),
+        () = told_twice => bail!("stopped while answers were under way"),
     }
-    // Without a handler the server runs until it is ended by force.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+}
+
+/// Ctrl-C, and the signal by which service managers stop a service.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// From now on they end nothing by themselves.
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::HubError;
 use crate::answers::{Checksum, ListedFile, parse_weight_index};
 use crate::download::{Download, Transfer};
 use crate::http::Network;
-use crate::hub::{Hub, Pulled};
+use crate::hub::{Hub, Naming, Pulled, must_be};
 use crate::local::facts_of;
 use crate::progress::{Status, Watch};
 use crate::reference::Source;
@@ -17,14 +17,14 @@ use std::fs;
 const INDEX_LIMIT_BYTES: u64 = 32 << 20;
 
 impl Hub {
-    /// Pulls what a repository's model needs, all of one commit. `replace`: whatever has the name loses it.
+    /// Pulls what a repository's model needs, all of one commit.
     pub(crate) fn pull_repository(
         &self,
         wanted: &HuggingFaceName,
-        name: &str,
-        replace: bool,
+        naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
+        let name = naming.name;
         let service = self.hugging_face()?;
         let ingest = self.store().ingest()?;
         let _lock = ingest.lock(&format!("hf:{wanted}"), &mut || watch(&Status::waiting(name, 0, None)))?;
@@ -39,7 +39,7 @@ impl Hub {
             ..wanted.clone()
         };
         let origin = Source::HuggingFace(pinned.clone());
-        if let Some(model) = self.present(name, &origin, replace, watch)? {
+        if let Some(model) = self.present(naming, &origin, watch)? {
             return Ok(Pulled { model, was_present: true });
         }
         let repository = Repository { service: &service, ingest: &ingest, name: &pinned };
@@ -50,7 +50,9 @@ impl Hub {
         // The address that people know, whatever mirror the bytes came from.
         facts.upstream_url = Some(format!("{DEFAULT_ENDPOINT}/{}", pinned.repository));
         facts.revision = pinned.revision;
-        let model = ingest.publish(name, &NewModel { facts, files }, &origin.to_string())?;
+        let new_model = NewModel { facts, files };
+        must_be(naming.expected, new_model.digest()?, name)?;
+        let model = ingest.publish(name, &new_model, &origin.to_string())?;
         Ok(Pulled { model, was_present: false })
     }
 

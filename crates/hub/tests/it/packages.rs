@@ -241,6 +241,10 @@ fn a_pip_that_fails_gets_one_sentence() {
             "echo \"WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError: Temporary failure in name resolution'\" >&2; echo 'ERROR: nothing' >&2; exit 1",
             &["could not reach the package index through pip: Temporary failure in name resolution"],
         ),
+        (
+            "echo \"WARNING: Retrying (Retry(total=4)) after connection broken by 'ProxyError('Cannot connect to proxy.', NewConnectionError('Connection refused'))'\" >&2; exit 1",
+            &["could not reach the package index through pip: Cannot connect to proxy;"],
+        ),
         ("exit 3", &["it gave no reason"]),
         ("echo 'no report'", &["its report cannot be read", "pip 23"]),
         ("echo '{\"install\":[]}'", &["a==1", "does not list it"]),

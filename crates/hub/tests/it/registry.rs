@@ -388,3 +388,25 @@ fn challenges_and_tokens_are_read_within_bounds() {
     let token = parse_token(br#"{"token":"secret"}"#).unwrap();
     assert!(!format!("{token:?}").contains("secret"));
 }
+
+#[test]
+fn what_is_lost_of_a_model_is_brought_back() {
+    let (server, _content) = registry(Door::Bearer);
+    let (origin, model) = home_with_model();
+    let home = Home::new();
+    for home in [&origin, &home] {
+        home.write("auth.json", json!({"auths": {server.host(): {"auth": PASSWORD}}}).to_string());
+    }
+    push(&origin, &reference(&server, ":v1")).unwrap();
+    home.pull(&reference(&server, ":v1")).unwrap();
+    for lost in model.files.iter().map(|file| file.digest).chain([model.digest]) {
+        let hub = home.hub();
+        fs::write(hub.store().blob_path(&lost), "damaged").unwrap();
+        let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+        for repair in hub.repair(&faults, &mut quiet).unwrap() {
+            repair.result.unwrap();
+        }
+        assert!(hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults.is_empty());
+        assert_eq!(hub.store().resolve("model:v1").unwrap().digest, model.digest);
+    }
+}

@@ -1,8 +1,8 @@
 //! Attention for AVX2. Scores are vectors over keys and outputs vectors over dimensions, so every sum keeps the
 //! reference's order; up to three query heads that see the same keys go together, so that a loaded vector serves all.
 
-use super::vector::{exp8, largest, load, store, tree};
-use crate::attention::{Attention, AttentionScratch, slots};
+use super::vector::{exp8, largest, load, softcap8, store, tree};
+use crate::attention::{Attention, AttentionScratch, finish, slots};
 use crate::kv::{BlockView, KV_BLOCK, Zeroed};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -19,6 +19,7 @@ struct Unit<'a> {
     /// The largest score of the blocks merged so far, and the sum of weights against it.
     max: f32,
     sum: f32,
+    sink: Option<f32>,
 }
 
 /// Numbers as a block holds them.
@@ -72,31 +73,34 @@ pub(super) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut A
         .map(|(unit, out)| {
             let row = unit / group;
             let visible = shape.visible(rows[row].position);
-            Unit { q: attention.query(row, unit % group), out, visible, max: 0.0, sum: 0.0 }
+            let head = unit % group;
+            Unit { q: attention.query(row, head), out, visible, max: 0.0, sum: 0.0, sink: attention.sink(head) }
         })
         .collect();
     let first = units.iter().map(|unit| unit.visible.start / KV_BLOCK).min().unwrap_or(0);
     let end = units.iter().map(|unit| unit.visible.end.div_ceil(KV_BLOCK)).max().unwrap_or(0);
     for index in first..end {
-        let scale = shape.scale;
+        let (scale, softcap) = (shape.scale, shape.softcap);
         match attention.block(index) {
-            (BlockView::F32(keys), BlockView::F32(values)) => Block { index, keys, values, scale }.enter(&mut units),
+            (BlockView::F32(keys), BlockView::F32(values)) => {
+                Block { index, keys, values, scale, softcap }.enter(&mut units);
+            }
             (BlockView::F16(keys), BlockView::F16(values)) if units.len() > TILE => {
                 // More than one tile would widen it: once for all is faster, measured from six heads on.
                 let keys = widened(keys, wide_keys, k_dim * KV_BLOCK);
                 let values = widened(values, wide_values, v_dim * KV_BLOCK);
-                Block { index, keys, values, scale }.enter(&mut units);
+                Block { index, keys, values, scale, softcap }.enter(&mut units);
             }
-            (BlockView::F16(keys), BlockView::F16(values)) => Block { index, keys, values, scale }.enter(&mut units),
+            (BlockView::F16(keys), BlockView::F16(values)) => {
+                Block { index, keys, values, scale, softcap }.enter(&mut units);
+            }
             (BlockView::F32(_), BlockView::F16(_)) | (BlockView::F16(_), BlockView::F32(_)) => {
                 unreachable!("a layer's keys and values are of one type")
             }
         }
     }
     for unit in units {
-        for out in unit.out {
-            *out /= unit.sum;
-        }
+        finish(unit.out, unit.max, unit.sum, unit.sink);
     }
 }
 
@@ -124,6 +128,7 @@ struct Block<'a, T> {
     /// `[64][v_dim]`.
     values: &'a [T],
     scale: f32,
+    softcap: Option<f32>,
 }
 
 impl<T: Element> Block<'_, T> {
@@ -168,7 +173,7 @@ impl<T: Element> Block<'_, T> {
         // How far the maximum so far (0 to 3) and the block's (4 to 7) are from the new one.
         let mut exponents = [0.0; 8];
         for (i, unit) in units.iter_mut().enumerate() {
-            let (max, sum) = soften(&mut weights[i], &slots, self.scale);
+            let (max, sum) = soften(&mut weights[i], &slots, self.scale, self.softcap);
             let fresh = unit.visible.start / KV_BLOCK == self.index;
             let new_max = if fresh { max } else { unit.max.max(max) };
             (exponents[i], exponents[i + 4]) = (unit.max - new_max, max - new_max);
@@ -284,11 +289,11 @@ impl Merge {
     }
 }
 
-/// Scales the scores of a block and turns them into weights, +0 outside `slots`. Returns the largest scaled score in
+/// Scales (and caps) the scores of a block and turns them into weights, +0 outside `slots`. Returns the largest scaled score in
 /// `slots` and the sum of the weights.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn soften(scores: &mut [f32; KV_BLOCK], slots: &Range<usize>, scale: f32) -> (f32, f32) {
+fn soften(scores: &mut [f32; KV_BLOCK], slots: &Range<usize>, scale: f32, softcap: Option<f32>) -> (f32, f32) {
     let scale = _mm256_set1_ps(scale);
     let (chunks, _) = scores.as_chunks_mut::<8>();
     let mut max = _mm256_set1_ps(f32::NEG_INFINITY);
@@ -296,6 +301,9 @@ fn soften(scores: &mut [f32; KV_BLOCK], slots: &Range<usize>, scale: f32) -> (f3
     let (start, end) = (_mm256_set1_epi32(slots.start as i32 - 1), _mm256_set1_epi32(slots.end as i32));
     for (i, chunk) in chunks.iter_mut().enumerate() {
         let mut score = _mm256_mul_ps(load(chunk), scale);
+        if let Some(cap) = softcap {
+            score = softcap8(score, _mm256_set1_ps(cap));
+        }
         if masked {
             let slot = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(8 * i as i32));
             let visible = _mm256_and_si256(_mm256_cmpgt_epi32(slot, start), _mm256_cmpgt_epi32(end, slot));

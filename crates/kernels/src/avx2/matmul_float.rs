@@ -120,17 +120,20 @@ pub(super) unsafe fn bf16_tile(tile: &Tile<'_>) {
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn quantize_row(kind: ActivationKind, x: &[f32], row: &mut RowMut<'_>) {
     let block = if kind == ActivationKind::Int8Block32 { 32 } else { 256 };
-    let sign = _mm256_set1_ps(-0.0);
     for (index, x) in x.chunks_exact(block).enumerate() {
         // SAFETY: loads of eight floats inside `x` and stores of 32 bytes inside the block's quants.
         unsafe {
-            let mut largest = _mm256_setzero_ps();
+            // As integers, as the reference does: a NaN is the largest.
+            let magnitude = _mm256_set1_epi32(i32::MAX);
+            let mut largest = _mm256_setzero_si256();
             for eight in x.chunks_exact(8) {
-                largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(eight.as_ptr())));
+                let bits = _mm256_loadu_si256(eight.as_ptr().cast());
+                largest = _mm256_max_epi32(largest, _mm256_and_si256(magnitude, bits));
             }
-            let half = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps::<1>(largest));
-            let half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-            let amax = _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+            let half = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256::<1>(largest));
+            let half = _mm_max_epi32(half, _mm_shuffle_epi32::<0b0100_1110>(half));
+            let half = _mm_max_epi32(half, _mm_shuffle_epi32::<0b1011_0001>(half));
+            let amax = f32::from_bits(_mm_cvtsi128_si32(half) as u32);
             let (d, id) = if amax < SMALLEST_AMAX { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) };
             row.scales[index] = d;
             let id = _mm256_set1_ps(id);

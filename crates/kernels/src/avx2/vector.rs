@@ -1,13 +1,26 @@
 //! Norms, activations and rope for AVX2. The operations and their order are the reference's, eight elements at a time.
 
 use super::attention;
-use crate::math::{EXP, EXP_HIGH, EXP_LOW, LN_2_HIGH, LN_2_LOW, LOG2_E, ROUND, ln};
+use crate::math::{
+    EXP, EXP_HIGH, EXP_LOW, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW, LOG2_E, ROUND, TANH, TANH_SMALL, ln,
+};
 use crate::rope::RopeStyle;
-use crate::vector::{REFERENCE, VectorTable, rms_scale, rotate};
+use crate::vector::{VectorTable, rms_scale, rotate};
 use std::arch::x86_64::*;
 
-pub(crate) static TABLE: VectorTable =
-    VectorTable { rms_norm, silu_mul, exp, sigmoid, log_sum_exp, rope, attend: attention::attend, ..REFERENCE };
+pub(crate) static TABLE: VectorTable = VectorTable {
+    rms_norm,
+    add_scaled,
+    silu_mul,
+    gelu_mul,
+    clamped_silu_mul,
+    softcap,
+    exp,
+    sigmoid,
+    log_sum_exp,
+    rope,
+    attend: attention::attend,
+};
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -61,6 +74,31 @@ fn one_plus_exp_neg(x: __m256) -> __m256 {
     _mm256_add_ps(_mm256_set1_ps(1.0), exp8(_mm256_xor_ps(x, _mm256_set1_ps(-0.0))))
 }
 
+/// [`crate::math::softcap`] of eight numbers.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn softcap8(x: __m256, cap: __m256) -> __m256 {
+    _mm256_mul_ps(cap, tanh8(_mm256_div_ps(x, cap)))
+}
+
+/// [`crate::math::tanh`] of eight numbers.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn tanh8(x: __m256) -> __m256 {
+    let sign_bit = _mm256_set1_ps(-0.0);
+    let size = _mm256_andnot_ps(sign_bit, x);
+    let square = _mm256_mul_ps(size, size);
+    let mut t = _mm256_set1_ps(TANH[4]);
+    for coefficient in [TANH[3], TANH[2], TANH[1], TANH[0]] {
+        t = _mm256_fmadd_ps(t, square, _mm256_set1_ps(coefficient));
+    }
+    let small = _mm256_fmadd_ps(_mm256_mul_ps(size, square), t, size);
+    let (one, two) = (_mm256_set1_ps(1.0), _mm256_set1_ps(2.0));
+    let large = _mm256_sub_ps(one, _mm256_div_ps(two, _mm256_add_ps(exp8(_mm256_mul_ps(two, size)), one)));
+    let is_small = _mm256_cmp_ps::<_CMP_LT_OQ>(size, _mm256_set1_ps(TANH_SMALL));
+    _mm256_or_ps(_mm256_blendv_ps(large, small, is_small), _mm256_and_ps(sign_bit, x))
+}
+
 /// The tree of the contract's sums over lanes 0 to 7 and 8 to 15.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -103,47 +141,88 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let (gates, gate_tail) = gate.as_chunks::<8>();
-    let (ups, up_tail) = up.as_chunks::<8>();
+fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
+    let (xs, x_tail) = x.as_chunks_mut::<8>();
+    let (ys, y_tail) = y.as_chunks::<8>();
+    for (x, y) in xs.iter_mut().zip(ys) {
+        let sum = _mm256_fmadd_ps(load(y), _mm256_set1_ps(scale), load(x));
+        store(x, sum);
+    }
+    for (x, y) in x_tail.iter_mut().zip(y_tail) {
+        *x = y.mul_add(scale, *x);
+    }
+}
+
+/// `out = op(a, b)`, eight at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn zip8(a: &[f32], b: &[f32], out: &mut [f32], op: impl Fn(__m256, __m256) -> __m256) {
+    let (a, a_tail) = a.as_chunks::<8>();
+    let (b, b_tail) = b.as_chunks::<8>();
     let (outs, out_tail) = out.as_chunks_mut::<8>();
-    let silu_mul8 = |gate: &[f32; 8], up: &[f32; 8], out: &mut [f32; 8]| {
-        let gate = load(gate);
-        store(out, _mm256_mul_ps(_mm256_div_ps(gate, one_plus_exp_neg(gate)), load(up)));
-    };
-    for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-        silu_mul8(gate, up, out);
+    for ((a, b), out) in a.iter().zip(b).zip(outs) {
+        store(out, op(load(a), load(b)));
     }
     let mut last = [0.0; 8];
-    silu_mul8(&padded(gate_tail, 0.0), &padded(up_tail, 0.0), &mut last);
+    store(&mut last, op(load(&padded(a_tail, 0.0)), load(&padded(b_tail, 0.0))));
     out_tail.copy_from_slice(&last[..out_tail.len()]);
+}
+
+/// `x = op(x)`, eight at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn map8(x: &mut [f32], op: impl Fn(__m256) -> __m256) {
+    let (chunks, tail) = x.as_chunks_mut::<8>();
+    for chunk in chunks {
+        let value = op(load(chunk));
+        store(chunk, value);
+    }
+    let mut last = padded(tail, 0.0);
+    let value = op(load(&last));
+    store(&mut last, value);
+    tail.copy_from_slice(&last[..tail.len()]);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    zip8(gate, up, out, |gate, up| _mm256_mul_ps(_mm256_div_ps(gate, one_plus_exp_neg(gate)), up));
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let (cubic, linear) = (_mm256_set1_ps(GELU_CUBIC), _mm256_set1_ps(GELU_LINEAR));
+    zip8(gate, up, out, |gate, up| {
+        let twice = _mm256_mul_ps(gate, _mm256_fmadd_ps(_mm256_mul_ps(gate, gate), cubic, linear));
+        _mm256_mul_ps(_mm256_div_ps(gate, one_plus_exp_neg(twice)), up)
+    });
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn clamped_silu_mul(gate: &[f32], up: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
+    let (alpha, one) = (_mm256_set1_ps(alpha), _mm256_set1_ps(1.0));
+    let (low, high) = (_mm256_set1_ps(-limit), _mm256_set1_ps(limit));
+    zip8(gate, up, out, |gate, up| {
+        let (gate, up) = (_mm256_min_ps(gate, high), _mm256_min_ps(_mm256_max_ps(up, low), high));
+        let gate = _mm256_div_ps(gate, one_plus_exp_neg(_mm256_mul_ps(alpha, gate)));
+        _mm256_mul_ps(gate, _mm256_add_ps(up, one))
+    });
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn softcap(x: &mut [f32], cap: f32) {
+    let cap = _mm256_set1_ps(cap);
+    map8(x, |x| softcap8(x, cap));
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn exp(x: &mut [f32]) {
-    let (chunks, tail) = x.as_chunks_mut::<8>();
-    for chunk in chunks {
-        let value = exp8(load(chunk));
-        store(chunk, value);
-    }
-    let mut last = padded(tail, 0.0);
-    let value = exp8(load(&last));
-    store(&mut last, value);
-    tail.copy_from_slice(&last[..tail.len()]);
+    map8(x, |x| exp8(x));
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn sigmoid(x: &mut [f32]) {
     let one = _mm256_set1_ps(1.0);
-    let (chunks, tail) = x.as_chunks_mut::<8>();
-    for chunk in chunks {
-        let value = _mm256_div_ps(one, one_plus_exp_neg(load(chunk)));
-        store(chunk, value);
-    }
-    let mut last = padded(tail, 0.0);
-    let value = _mm256_div_ps(one, one_plus_exp_neg(load(&last)));
-    store(&mut last, value);
-    tail.copy_from_slice(&last[..tail.len()]);
+    map8(x, |x| _mm256_div_ps(one, one_plus_exp_neg(x)));
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -56,7 +56,20 @@ impl Sequence {
 }
 
 fn shape(heads: usize, kv_heads: usize, k_dim: usize, v_dim: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { heads, kv_heads, k_dim, v_dim, scale: 1.0 / (k_dim as f32).sqrt(), window }
+    let scale = 1.0 / (k_dim as f32).sqrt();
+    AttentionShape { heads, kv_heads, k_dim, v_dim, scale, window, softcap: None, sinks: None }
+}
+
+/// The same with scores kept within ±`cap`.
+fn capped(cap: f32, shape: AttentionShape) -> AttentionShape {
+    AttentionShape { softcap: Some(cap), ..shape }
+}
+
+/// The same with sinks, some far below and some far above any score.
+fn with_sinks(mut shape: AttentionShape) -> AttentionShape {
+    let sinks = [0.5, -40.0, 90.0, -0.0, 1e-40, f32::MIN, 3.0].iter().cycle().take(shape.heads).copied().collect();
+    shape.sinks = Some(sinks);
+    shape
 }
 
 #[test]
@@ -91,11 +104,15 @@ fn bits_are_the_references_on_every_instruction_set_and_tiling() {
         shape(6, 3, 16, 32, Some(1)),
         shape(3, 1, 5, 13, Some(100)),
         shape(1, 1, 64, 40, Some(7)),
+        capped(50.0, shape(4, 2, 32, 32, Some(70))),
+        capped(0.01, shape(2, 1, 16, 24, None)),
+        with_sinks(shape(7, 1, 16, 40, None)),
+        with_sinks(capped(30.0, shape(4, 2, 16, 16, Some(64)))),
     ];
     for shape in shapes {
         for kv_type in [KvType::F32, KvType::F16] {
             for (name, numbers) in all {
-                let sequence = Sequence::new(kv_type, shape, 200, numbers);
+                let sequence = Sequence::new(kv_type, shape.clone(), 200, numbers);
                 // Around the edges of blocks and windows, in and out of order.
                 let positions =
                     [0, 1, 62, 63, 64, 65, 66, 127, 128, 163, 164, 165, 191, 192, 199, 3, 130, 131, 132, 60];
@@ -114,8 +131,15 @@ fn bits_are_the_references_on_every_instruction_set_and_tiling() {
 
 #[test]
 fn near_the_exact_values() {
-    for (shape, length) in [(shape(6, 2, 64, 64, None), 150), (shape(4, 4, 32, 48, Some(70)), 150)] {
-        let sequence = Sequence::new(KvType::F32, shape, length, |seed, length| {
+    let cases = [
+        shape(6, 2, 64, 64, None),
+        shape(4, 4, 32, 48, Some(70)),
+        capped(2.0, shape(4, 2, 32, 32, None)),
+        with_sinks(shape(7, 1, 16, 16, Some(70))),
+    ];
+    for shape in cases {
+        let length = 150;
+        let sequence = Sequence::new(KvType::F32, shape.clone(), length, |seed, length| {
             random(seed, length, if seed == 3 { 4.0 } else { 1.0 })
         });
         let positions: Vec<usize> = (0..length).collect();
@@ -132,10 +156,12 @@ fn near_the_exact_values() {
                         .map(|key| {
                             let k = &sequence.k[(key * kv_heads + kv_head) * k_dim..][..k_dim];
                             let dot: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
-                            (dot * f64::from(shape.scale)).exp()
+                            let score = dot * f64::from(shape.scale);
+                            shape.softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh()).exp()
                         })
                         .collect();
-                    let total: f64 = weights.iter().sum();
+                    let sink = shape.sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+                    let total: f64 = sink + weights.iter().sum::<f64>();
                     for d in 0..v_dim {
                         let value = |key: usize| f64::from(sequence.v[(key * kv_heads + kv_head) * v_dim + d]);
                         let expected: f64 =
@@ -157,7 +183,7 @@ fn values_are_rounded_when_they_are_written() {
     // One key: the output is its value, as the cache holds it.
     let shape = shape(1, 1, 1, 1, None);
     for (kv_type, expected) in [(KvType::F32, 0.1f32), (KvType::F16, 0.099_975_586)] {
-        let sequence = Sequence::new(kv_type, shape, 1, |_, length| vec![0.1; length]);
+        let sequence = Sequence::new(kv_type, shape.clone(), 1, |_, length| vec![0.1; length]);
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             assert_eq!(sequence.attend(isa, &[0], 1), [expected], "{isa} {kv_type}");
         }

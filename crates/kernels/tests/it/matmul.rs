@@ -140,6 +140,28 @@ fn every_instruction_set_gives_the_references_bits() {
 }
 
 #[test]
+fn what_is_not_a_number_reaches_the_outputs() {
+    for dtype in DTYPES {
+        let (n, k) = (5, 512);
+        for isa in available() {
+            let compute = Compute::new(isa, 1).unwrap();
+            let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, 7, 0.1), compute.pool()).unwrap();
+            for number in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                // In each place of a register, and after larger and smaller numbers.
+                for place in [0, 3, 8, 31, 270, 511] {
+                    let mut x = random(8, 2 * k, 1.0);
+                    x[place] = number;
+                    let result = product(&compute, &matrix, &x, None);
+                    let (bad, good) = result.split_at(n);
+                    assert!(bad.iter().all(|y| !y.is_finite()), "{dtype}, {isa}: {number} at {place} gave {bad:?}");
+                    assert!(good.iter().all(|y| y.is_finite()), "{dtype}, {isa}: the other row");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_reference_is_close_to_a_product_in_double_precision() {
     let compute = Compute::new(Isa::Reference, 1).unwrap();
     for dtype in DTYPES {

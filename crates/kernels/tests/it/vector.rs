@@ -1,7 +1,7 @@
 //! Norms, activations, sums and rope: every instruction set against the reference, the reference against f64.
 
 use crate::numbers::{ADVERSARIAL, assert_bits, available, random};
-use freehold_kernels::{Isa, RopeFrequencies, RopeScaling, RopeStyle, RopeTable, VectorKernels, math};
+use freehold_kernels::{Gate, Isa, RopeFrequencies, RopeScaling, RopeStyle, RopeTable, VectorKernels, math};
 
 /// Lengths that leave every possible tail, and some of real models.
 fn lengths() -> impl Iterator<Item = usize> {
@@ -43,10 +43,26 @@ fn bits_are_the_references_on_every_instruction_set() {
                     op(reference, &mut expected);
                     assert_bits(&case, &got, &expected);
                 };
-                in_place(&|kernels, x| kernels.add_assign(x, y));
+                in_place(&|kernels, x| {
+                    kernels.add_scaled(x, y, 1.0);
+                    assert_bits(&case, x, &input.iter().zip(y).map(|(x, y)| x + y).collect::<Vec<_>>());
+                });
                 in_place(&|kernels, x| kernels.exp(x));
                 in_place(&|kernels, x| kernels.sigmoid(x));
-                in_place(&|kernels, x| kernels.silu_mul(input, y, x));
+                for gate in [
+                    Gate::Silu,
+                    Gate::Gelu,
+                    Gate::ClampedSilu { alpha: 1.702, limit: 7.0 },
+                    Gate::ClampedSilu { alpha: -3.0, limit: 1e-40 },
+                ] {
+                    in_place(&|kernels, x| kernels.gate_mul(gate, input, y, x));
+                }
+                for scale in [0.22, -1e-30] {
+                    in_place(&|kernels, x| kernels.add_scaled(x, y, scale));
+                }
+                for cap in [30.0, 0.7, 1e-38] {
+                    in_place(&|kernels, x| kernels.softcap(x, cap));
+                }
                 in_place(&|kernels, x| kernels.rms_norm(input, y, 1e-5, x));
                 in_place(&|kernels, x| x[0] = kernels.log_sum_exp(x));
                 for style in [RopeStyle::Halves, RopeStyle::Pairs] {
@@ -86,6 +102,11 @@ fn exp_has_the_same_bits_all_over_its_range() {
         got.clone_from(&inputs);
         kernels.sigmoid(&mut got);
         assert_bits(&format!("sigmoid on {isa}"), &got, &inputs.iter().map(|&x| math::sigmoid(x)).collect::<Vec<_>>());
+        got.clone_from(&inputs);
+        kernels.softcap(&mut got, 1.0);
+        assert_bits(&format!("tanh on {isa}"), &got, &inputs.iter().map(|&x| math::tanh(x)).collect::<Vec<_>>());
+        kernels.gate_mul(Gate::Gelu, &inputs, &vec![1.0; inputs.len()], &mut got);
+        assert_bits(&format!("gelu on {isa}"), &got, &inputs.iter().map(|&x| math::gelu(x)).collect::<Vec<_>>());
         let mut nan = [f32::NAN, f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff)];
         kernels.exp(&mut nan);
         assert!(nan.iter().all(|x| x.is_nan()), "exp of NaN on {isa}: {nan:?}");
@@ -130,7 +151,7 @@ fn near_the_exact_values() {
         let mean = x64.iter().map(|x| x * x).sum::<f64>() / length as f64;
         near("rms_norm", &out, &x64.iter().zip(&y64).map(|(x, y)| x / (mean + 1e-5).sqrt() * y).collect::<Vec<_>>());
 
-        kernels.silu_mul(&x, &y, &mut out);
+        kernels.gate_mul(Gate::Silu, &x, &y, &mut out);
         near("silu_mul", &out, &x64.iter().zip(&y64).map(|(x, y)| x / (1.0 + (-x).exp()) * y).collect::<Vec<_>>());
 
         near("log_sum_exp", &[kernels.log_sum_exp(&x)], &[x64.iter().map(|x| x.exp()).sum::<f64>().ln()]);

@@ -2,8 +2,8 @@
 
 use crate::numbers::available;
 use freehold_kernels::{
-    AttentionRow, AttentionScratch, AttentionShape, Isa, KvLayer, KvShape, KvType, RopeFrequencies, RopeScaling,
-    RopeStyle, RopeTable, VectorKernels, math,
+    AttentionRow, AttentionScratch, AttentionShape, Gate, Isa, KvLayer, KvShape, KvType, RopeFrequencies, RopeScaling,
+    RopeStyle, RopeTable, RouteShare, VectorKernels, math, route,
 };
 
 /// `((i · 2654435761) mod 65536) / 32768 − 1` for i from `first` on.
@@ -25,6 +25,9 @@ fn the_documents_vectors() {
             ("`ln(0.1)`", vec![math::ln(0.1)]),
             ("`ln(10)`", vec![math::ln(10.0)]),
             ("`ln(1e−40)`", vec![math::ln(1e-40)]),
+            ("`tanh(0.5)`", vec![math::tanh(0.5)]),
+            ("`tanh(−1.5)`", vec![math::tanh(-1.5)]),
+            ("`gelu(−2.5)`", vec![math::gelu(-2.5)]),
         ];
         let x = sequence(0, 37);
         let mut out = vec![0.0; 37];
@@ -33,8 +36,16 @@ fn the_documents_vectors() {
             "rms norm of x(0, 37), weight x(100, 37), eps 1e−5: elements 0, 1, 36",
             vec![out[0], out[1], out[36]],
         ));
-        kernels.silu_mul(&x, &sequence(100, 37), &mut out);
+        kernels.gate_mul(Gate::Silu, &x, &sequence(100, 37), &mut out);
         vectors.push(("silu(x(0, 37)) × x(100, 37): elements 0, 1, 36", vec![out[0], out[1], out[36]]));
+        kernels.gate_mul(Gate::Gelu, &x, &sequence(100, 37), &mut out);
+        vectors.push(("gelu(x(0, 37)) × x(100, 37): elements 0, 1, 36", vec![out[0], out[1], out[36]]));
+        let wide: Vec<f32> = x.iter().map(|x| 8.0 * x).collect();
+        kernels.gate_mul(Gate::ClampedSilu { alpha: 1.702, limit: 7.0 }, &wide, &sequence(100, 37), &mut out);
+        vectors.push((
+            "clamped silu of 8·x(0, 37) and x(100, 37), α 1.702, L 7: elements 0, 1, 36",
+            vec![out[0], out[1], out[36]],
+        ));
         vectors.push(("log-sum-exp of x(0, 1000)", vec![kernels.log_sum_exp(&sequence(0, 1000))]));
 
         let yarn = RopeScaling::Yarn {
@@ -56,7 +67,37 @@ fn the_documents_vectors() {
             vec![head[0], head[4], head[15]],
         ));
 
-        let shape = AttentionShape { heads: 3, kv_heads: 1, k_dim: 8, v_dim: 8, scale: 0.25, window: None };
+        let logits: Vec<f32> = sequence(300, 16).iter().map(|x| 4.0 * x).collect();
+        for (name, share) in [
+            ("weights of the 3 experts chosen (5, 7, 9) of 16 with logits 4·x(300, 16), of all", RouteShare::OfAll),
+            ("the same, of the chosen", RouteShare::OfChosen),
+        ] {
+            let routes = route(&logits, 3, share);
+            assert_eq!(routes.iter().map(|route| route.expert).collect::<Vec<_>>(), [5, 7, 9]);
+            vectors.push((name, routes.iter().map(|route| route.weight).collect()));
+        }
+        let long = RopeScaling::LongRope {
+            factors: vec![1.0, 1.5, 2.0, 3.0],
+            factor: 4.0,
+            original_context: 4096.0,
+            attention_factor: None,
+        };
+        let frequencies = RopeFrequencies::new(1e4, 8, &long).expect("valid parameters");
+        vectors.push((
+            "rope frequencies of 8 dimensions, θ 1e4, longrope (factors 1, 1.5, 2, 3, factor 4, C 4096): all, and the attention factor",
+            frequencies.inverse().iter().copied().chain([frequencies.attention_factor()]).collect(),
+        ));
+
+        let shape = AttentionShape {
+            heads: 3,
+            kv_heads: 1,
+            k_dim: 8,
+            v_dim: 8,
+            scale: 0.25,
+            window: None,
+            softcap: None,
+            sinks: None,
+        };
         let mut layer = KvLayer::new(KvShape { kv_type: KvType::F16, kv_heads: 1, k_dim: 8, v_dim: 8 }, 3);
         for position in 0..130 {
             layer.write(
@@ -72,6 +113,12 @@ fn the_documents_vectors() {
         kernels.attend(&layer, &shape, 0, &[row], &[0, 1, 2], &mut out, &mut AttentionScratch::default());
         vectors.push((
             "attention at position 129, 3 heads of 8 on one kv head, scale 0.25, f16, q = 4·x(20000, 24), key and value of position p x(8p, 8) and x(8p + 5000, 8): elements 0, 11, 23",
+            vec![out[0], out[11], out[23]],
+        ));
+        let shape = AttentionShape { softcap: Some(2.0), sinks: Some(vec![0.5, -1.0, 3.0]), ..shape };
+        kernels.attend(&layer, &shape, 0, &[row], &[0, 1, 2], &mut out, &mut AttentionScratch::default());
+        vectors.push((
+            "the same with scores capped at 2 and sinks 0.5, −1, 3: elements 0, 11, 23",
             vec![out[0], out[11], out[23]],
         ));
         for (name, values) in vectors {

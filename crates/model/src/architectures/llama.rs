@@ -1,14 +1,28 @@
-//! Llama (arXiv 2302.13971 and its successors), which Mistral and SmolLM share.
+//! Llama (arXiv 2302.13971 and its successors), which Mistral, Mixtral (arXiv 2401.04088) and SmolLM share.
 
 use super::Architecture;
 use crate::decoder::Variant;
-use freehold_kernels::RopeStyle;
+use crate::experts::ExpertsShape;
+use crate::source::Conventions;
+use freehold_kernels::RouteShare;
 
 pub(super) static LLAMA: Architecture = Architecture {
-    names: &["llama", "mistral"],
-    variant: |source| {
-        // GGUF files of this architecture hold q and k with the two halves of each head interleaved.
-        let rope_style = if source.is_gguf() { RopeStyle::Pairs } else { RopeStyle::Halves };
-        Ok(Variant { rope_style, head_norms: false })
+    gguf: "llama",
+    hugging_face: &["llama", "mistral", "mixtral"],
+    conventions: Conventions {
+        names: &[
+            ("ffn_gate_inp", "block_sparse_moe.gate"),
+            ("ffn_gate_exps", "block_sparse_moe.experts.{}.w1"),
+            ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
+            ("ffn_down_exps", "block_sparse_moe.experts.{}.w2"),
+        ],
+        norms_less_one: false,
+    },
+    variant: |source, config| {
+        Ok(Variant {
+            interleaved: source.is_gguf(),
+            experts: ExpertsShape::load(source, config.feed_forward, RouteShare::OfChosen)?,
+            ..Variant::plain(source, config)?
+        })
     },
 };

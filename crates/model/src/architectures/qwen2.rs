@@ -2,7 +2,11 @@
 
 use super::Architecture;
 use crate::decoder::Variant;
-use freehold_kernels::RopeStyle;
+use crate::source::Conventions;
 
-pub(super) static QWEN2: Architecture =
-    Architecture { names: &["qwen2"], variant: |_| Ok(Variant { rope_style: RopeStyle::Halves, head_norms: false }) };
+pub(super) static QWEN2: Architecture = Architecture {
+    gguf: "qwen2",
+    hugging_face: &["qwen2"],
+    conventions: Conventions::LLAMA,
+    variant: |source, config| Variant::plain(source, config),
+};

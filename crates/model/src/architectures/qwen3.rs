@@ -1,8 +1,13 @@
 //! Qwen3 (arXiv 2505.09388): norms over each head of q and k in place of Qwen2's biases.
 
 use super::Architecture;
+use crate::blocks::HeadNorms;
 use crate::decoder::Variant;
-use freehold_kernels::RopeStyle;
+use crate::source::Conventions;
 
-pub(super) static QWEN3: Architecture =
-    Architecture { names: &["qwen3"], variant: |_| Ok(Variant { rope_style: RopeStyle::Halves, head_norms: true }) };
+pub(super) static QWEN3: Architecture = Architecture {
+    gguf: "qwen3",
+    hugging_face: &["qwen3"],
+    conventions: Conventions::LLAMA,
+    variant: |source, config| Ok(Variant { head_norms: HeadNorms::EachHead, ..Variant::plain(source, config)? }),
+};

@@ -6,7 +6,12 @@ use freehold_kernels::{Compute, Isa, KV_BLOCK, KvType};
 use freehold_model::{Chunk, LogitRows, Model, Workspace};
 use std::path::PathBuf;
 
-const GOLDENS: [&str; 10] = [
+const GOLDENS: [&str; 23] = [
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt_oss",
+    "granite",
     "llama",
     "llama_hd",
     "llama_linear",
@@ -14,9 +19,17 @@ const GOLDENS: [&str; 10] = [
     "llama_tied",
     "mistral",
     "mistral_swa",
+    "mixtral",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "phi3_longrope",
     "qwen2",
+    "qwen2_moe",
     "qwen2_yarn",
     "qwen3",
+    "qwen3_moe",
+    "smollm3",
 ];
 
 struct Golden {
@@ -75,11 +88,48 @@ fn logits_are_those_of_transformers() {
     }
 }
 
+#[test]
+fn a_gguf_file_gives_the_bits_of_the_checkpoint_it_was_made_from() {
+    let compute = Compute::new(Isa::best(), 2).unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/gguf")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let golden = golden(&name);
+        let [from_folder, from_gguf] = [golden.checkpoint, Checkpoint::open(&path).unwrap()].map(|checkpoint| {
+            let model =
+                Model::load(&checkpoint, &compute, &mut |_| {}).unwrap_or_else(|error| panic!("{name}: {error}"));
+            logits(&model, &compute, KvType::F32, &golden.tokens, usize::MAX)
+        });
+        assert_eq!(digest(&from_gguf), digest(&from_folder), "{name}");
+        names.push(name);
+    }
+    assert!(names.len() > 10, "only {names:?}");
+}
+
 /// Golden checkpoints and a GGUF whose layers use every quantised type, over sequences of more than one block.
 fn models() -> Vec<(&'static str, Checkpoint)> {
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny/tiny-llama.gguf");
-    let mut models: Vec<_> =
-        ["llama_hd", "mistral_swa", "qwen2_yarn", "qwen3"].map(|name| (name, golden(name).checkpoint)).into();
+    let names = [
+        "gemma2",
+        "gemma3",
+        "gpt_oss",
+        "granite",
+        "llama_hd",
+        "mistral_swa",
+        "mixtral",
+        "olmo3",
+        "phi3_longrope",
+        "qwen2_moe",
+        "qwen2_yarn",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+    ];
+    let mut models: Vec<_> = names.map(|name| (name, golden(name).checkpoint)).into();
     models.push(("tiny", Checkpoint::open(tiny.as_ref()).unwrap()));
     models
 }
@@ -91,12 +141,12 @@ fn one_digest_over_instruction_sets_threads_and_chunks() {
         for kv_type in [KvType::F16, KvType::F32] {
             let mut expected = None;
             for isa in available() {
-                for threads in [1, 2, 4] {
+                for (threads, chunks) in [(1, [1, 512]), (2, [7, 64]), (4, [1, 512])] {
                     let compute = Compute::new(isa, threads).unwrap();
                     let model = Model::load(&checkpoint, &compute, &mut |_| {}).unwrap();
                     let vocabulary = model.config().vocabulary as u32;
                     let tokens: Vec<u32> = (0..150).map(|i| (i * i * 7 + i * 3 + 1) % vocabulary).collect();
-                    for chunk in [1, 7, 64, 512] {
+                    for chunk in chunks {
                         let found = digest(&logits(&model, &compute, kv_type, &tokens, chunk));
                         let expected = *expected.get_or_insert(found);
                         assert_eq!(

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// What loading a golden checkpoint says when one setting of its configuration has another value.
-fn refusal(key: &str, value: Value) -> String {
-    let golden = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden/llama"));
+fn refusal(golden: &str, key: &str, value: Value) -> String {
+    let golden = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden")).join(golden);
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(golden.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
     let config = std::fs::read(golden.join("config.json")).unwrap();
@@ -32,9 +32,36 @@ fn what_does_not_fit_is_named() {
         ("intermediate_size", json!(256), "has the shape [128, 64], not [256, 64]"),
         ("hidden_act", json!("relu"), "only `silu` is supported"),
         ("rms_norm_eps", json!(-1.0), "not a small positive number"),
+        ("quantization_config", json!({"quant_method": "fp8"}), "use the model as GGUF"),
     ];
     for (key, value, expected) in cases {
-        let error = refusal(key, value);
+        let error = refusal("llama", key, value);
         assert!(error.contains(expected), "{key}: {error}");
+    }
+}
+
+#[test]
+fn what_an_architecture_does_not_support_is_named() {
+    let cases = [
+        ("gemma2", "hidden_activation", json!("gelu"), "only `gelu_pytorch_tanh` is supported"),
+        ("gemma2", "layer_types", json!(["full_attention"]), "has 1 entries for 2 layers"),
+        ("gemma2", "layer_types", json!(["full_attention", "chunked_attention"]), "an entry that is not supported"),
+        ("gemma2", "sliding_window", Value::Null, "`sliding_window` is missing"),
+        ("gemma2", "attn_logit_softcapping", json!(0.0), "`attn_logit_softcapping` is 0, not a number above 0"),
+        ("gemma3", "use_bidirectional_attention", json!(true), "only `false` is supported"),
+        ("gpt_oss", "num_local_experts", json!(5), "has the shape [4, 64], not [5, 64]"),
+        ("gpt_oss", "intermediate_size", json!(32), "gate_up_proj` has the shape [4, 64, 128], not [4, 64, 64]"),
+        ("granite", "residual_multiplier", json!(-0.2), "`residual_multiplier` is -0.2, not a number above 0"),
+        ("mixtral", "num_experts_per_tok", json!(5), "`num_experts_per_tok` is not between 1 and 4"),
+        ("mixtral", "num_local_experts", json!(0), "`num_local_experts` is not between"),
+        ("phi3_longrope", "rope_parameters", json!({"rope_type": "longrope"}), "short_factor"),
+        ("qwen2_moe", "decoder_sparse_step", json!(2), "`decoder_sparse_step` is 2; only `1` is supported"),
+        ("qwen2_moe", "mlp_only_layers", json!([1]), "only an empty list is supported"),
+        ("qwen3_moe", "moe_intermediate_size", Value::Null, "`moe_intermediate_size` is missing"),
+        ("smollm3", "no_rope_layers", json!([1, 0]), "no list of 4 numbers"),
+    ];
+    for (golden, key, value, expected) in cases {
+        let error = refusal(golden, key, value);
+        assert!(error.contains(expected), "{golden}, {key}: {error}");
     }
 }

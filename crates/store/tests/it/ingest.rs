@@ -186,14 +186,21 @@ fn a_blob_of_unknown_digest_is_named_by_what_was_written() {
     let (_directory, store) = new_store();
     let ingest = store.ingest().unwrap();
     let target = Target::Unknown("https://example.org/a".to_owned());
-    for expected in [0, 5] {
-        let Start::Writer(mut writer) = ingest.writer(&target, None, Resume::Bytes, &mut quiet).unwrap() else {
-            panic!("nothing can be present")
-        };
-        assert_eq!(writer.length(), expected);
-        writer.write(b"bytes").unwrap();
-    }
-    let Start::Writer(writer) = ingest.writer(&target, None, Resume::Bytes, &mut quiet).unwrap() else { panic!() };
+    let begin = |resume| match ingest.writer(&target, None, resume, &mut quiet).unwrap() {
+        Start::Writer(writer) => writer,
+        Start::Present(_) => panic!("nothing can be present"),
+    };
+    begin(Resume::Bytes).write(b"of no use, for nothing vouches for it").unwrap();
+    let labels = ["a".to_owned()];
+    let mut writer = begin(Resume::Pieces(&labels));
+    assert_eq!(writer.length(), 0);
+    writer.write(b"bytes").unwrap();
+    writer.finish_piece("a").unwrap();
+    writer.write(b"more").unwrap();
+    drop(writer);
+    let mut writer = begin(Resume::Pieces(&labels));
+    assert_eq!(writer.length(), 5);
+    writer.write(b"bytes").unwrap();
     assert_eq!(writer.commit().unwrap(), StoredBlob { digest: Digest::of(b"bytesbytes"), size_bytes: 10 });
 }
 

@@ -4,6 +4,7 @@ mod hostile;
 mod ingest;
 mod layout;
 mod removal;
+mod scrub;
 
 use freehold_base::Digest;
 use freehold_store::{BlobWriter, Facts, Ingest, Model, NewFile, NewModel, Resume, Start, Store, StoredBlob, Target};

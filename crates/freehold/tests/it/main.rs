@@ -1,0 +1,6 @@
+//! The built program, as users meet it: its commands, its errors, and its server, on a tiny model and without a network.
+
+mod commands;
+mod errors;
+mod program;
+mod serve;

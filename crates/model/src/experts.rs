@@ -1,0 +1,204 @@
+//! Mixtures of experts: each token goes to a few of a layer's gated units, and in some models to one that all share.
+
+use crate::Error;
+use crate::blocks::{GatedUnit, Linear, Step, UnitTensors};
+use crate::source::{Place, Source};
+use freehold_kernels::{Gate, Matrix, Route, RouteShare, route};
+
+/// The most experts of a layer, and elements of an expert's inside: far above every known model.
+const MAX_EXPERTS: usize = 1 << 14;
+pub(crate) const MAX_INNER: usize = 1 << 20;
+
+/// Loads the experts of a layer, given the model's width.
+type LoadUnits = fn(&Source<'_>, usize, &ExpertsShape, usize, Gate) -> Result<Vec<GatedUnit>, Error>;
+
+/// What a model says of its mixtures.
+pub(crate) struct ExpertsShape {
+    /// Experts of a layer.
+    count: usize,
+    /// Experts that a token goes to.
+    used: usize,
+    /// Elements of an expert's inside.
+    pub(crate) inner: usize,
+    /// Of which experts' softmax the weights are shares.
+    share: RouteShare,
+    /// Elements of the shared expert's inside, where there is one. Its output has a gate of its own.
+    pub(crate) shared_inner: Option<usize>,
+    /// How a layer's experts are found.
+    pub(crate) load_units: LoadUnits,
+}
+
+impl ExpertsShape {
+    /// `None` where the model has no experts.
+    pub(crate) fn load(source: &Source<'_>, inner: usize, share: RouteShare) -> Result<Option<Self>, Error> {
+        let count = match source.optional_count("expert_count", "num_local_experts", MAX_EXPERTS)? {
+            // What most configurations called it before transformers 5.
+            None if !source.is_gguf() => source.optional_count("", "num_experts", MAX_EXPERTS)?,
+            count => count,
+        };
+        let Some(count) = count else { return Ok(None) };
+        let used = source.count("expert_used_count", "num_experts_per_tok", count)?;
+        Ok(Some(Self { count, used, inner, share, shared_inner: None, load_units: separate_units }))
+    }
+}
+
+/// The elements of an expert's inside, in models whose dense feed-forwards have another number.
+pub(crate) fn inner(source: &Source<'_>) -> Result<usize, Error> {
+    source.count("expert_feed_forward_length", "moe_intermediate_size", MAX_INNER)
+}
+
+/// What the weights are shares of, by Qwen's setting; `normalised_in_gguf` stands for it in files that do not have it.
+pub(crate) fn share(source: &Source<'_>, normalised_in_gguf: bool) -> Result<RouteShare, Error> {
+    let normalised =
+        if source.is_gguf() { normalised_in_gguf } else { source.optional_bool("norm_topk_prob")?.unwrap_or(false) };
+    Ok(if normalised { RouteShare::OfChosen } else { RouteShare::OfAll })
+}
+
+/// Refuses Qwen's settings by which some layers have no experts.
+pub(crate) fn require_in_every_layer(source: &Source<'_>) -> Result<(), Error> {
+    source.refuse_unless("decoder_sparse_step", "`1`", |value| value.as_u64() == Some(1))?;
+    source.refuse_unless("mlp_only_layers", "an empty list", |value| value.as_array().is_some_and(Vec::is_empty))
+}
+
+/// Experts that are a tensor each in Hugging Face's form.
+fn separate_units(
+    source: &Source<'_>,
+    layer: usize,
+    shape: &ExpertsShape,
+    width: usize,
+    kind: Gate,
+) -> Result<Vec<GatedUnit>, Error> {
+    let linears = |name, rows, cols| {
+        let matrices = source.expert_matrices(layer, name, shape.count, rows, cols)?;
+        let biases = source.expert_biases(layer, name, shape.count, rows)?;
+        Ok::<_, Error>(with_biases(matrices, biases))
+    };
+    let gates = linears("ffn_gate_exps", shape.inner, width)?;
+    let ups = linears("ffn_up_exps", shape.inner, width)?;
+    let downs = linears("ffn_down_exps", width, shape.inner)?;
+    Ok(units(gates, ups, downs, kind))
+}
+
+/// Gpt-oss in Hugging Face's form: one tensor for all experts, turned over, gate and other half taking turns.
+pub(crate) fn interleaved_units(
+    source: &Source<'_>,
+    layer: usize,
+    shape: &ExpertsShape,
+    width: usize,
+    kind: Gate,
+) -> Result<Vec<GatedUnit>, Error> {
+    let ExpertsShape { count, inner, .. } = *shape;
+    let name = |part: &str| format!("model.layers.{layer}.mlp.experts.{part}");
+    let linears = |part: &str, cols: usize, rows: usize, first: usize, step: usize| {
+        let tensor = source.require(&name(part), &[count, cols, rows])?;
+        let matrices = (0..count).map(|expert| source.pack_transposed(&tensor, expert, cols, first, step));
+        let bias_name = name(&format!("{part}_bias"));
+        let biases = source.numbers(&source.require(&bias_name, &[count, rows])?, &[count, rows])?;
+        let of_expert = |bias: &[f32]| bias.iter().skip(first).step_by(step).copied().collect();
+        let biases = biases.chunks_exact(rows).map(of_expert).collect();
+        Ok::<_, Error>(with_biases(matrices.collect::<Result<_, Error>>()?, Some(biases)))
+    };
+    let gates = linears("gate_up_proj", width, 2 * inner, 0, 2)?;
+    let ups = linears("gate_up_proj", width, 2 * inner, 1, 2)?;
+    let downs = linears("down_proj", inner, width, 0, 1)?;
+    Ok(units(gates, ups, downs, kind))
+}
+
+fn with_biases(matrices: Vec<Matrix>, biases: Option<Vec<Vec<f32>>>) -> Vec<Linear> {
+    let mut biases = biases.map(Vec::into_iter);
+    let next = |matrix| Linear { matrix, bias: biases.as_mut().and_then(Iterator::next) };
+    matrices.into_iter().map(next).collect()
+}
+
+fn units(gates: Vec<Linear>, ups: Vec<Linear>, downs: Vec<Linear>, kind: Gate) -> Vec<GatedUnit> {
+    let unit = |((gate, up), down)| GatedUnit { gate, up, down, kind };
+    gates.into_iter().zip(ups).zip(downs).map(unit).collect()
+}
+
+/// A layer's mixture.
+pub(crate) struct Experts {
+    router: Linear,
+    units: Vec<GatedUnit>,
+    used: usize,
+    share: RouteShare,
+    shared: Option<Shared>,
+}
+
+/// The expert that every token goes to.
+struct Shared {
+    /// One output: a sigmoid of it weighs the unit's.
+    gate: Linear,
+    unit: GatedUnit,
+}
+
+impl Experts {
+    pub(crate) fn load(
+        source: &Source<'_>,
+        layer: usize,
+        shape: &ExpertsShape,
+        width: usize,
+        kind: Gate,
+    ) -> Result<Self, Error> {
+        let place = Place::Layer(layer);
+        let shared = |inner| {
+            Ok::<_, Error>(Shared {
+                gate: Linear::load(source, place, "ffn_gate_inp_shexp", 1, width)?,
+                unit: GatedUnit::load(source, layer, UnitTensors::Shared, width, inner, kind)?,
+            })
+        };
+        Ok(Self {
+            router: Linear::load(source, place, "ffn_gate_inp", shape.count, width)?,
+            units: (shape.load_units)(source, layer, shape, width, kind)?,
+            used: shape.used,
+            share: shape.share,
+            shared: shape.shared_inner.map(shared).transpose()?,
+        })
+    }
+
+    /// x: (M, C) → (M, C). Each expert runs once, for all the tokens that go to it.
+    pub(crate) fn forward(&self, step: &mut Step<'_>, x: &[f32]) -> Vec<f32> {
+        let width = self.router.matrix.cols();
+        let [logits] = step.project(x, [&self.router]);
+        let routes: Vec<Route> =
+            logits.chunks_exact(self.units.len()).flat_map(|logits| route(logits, self.used, self.share)).collect();
+        // Visits of tokens to experts by expert, then by token.
+        let mut visits: Vec<usize> = (0..routes.len()).collect();
+        visits.sort_by_key(|&visit| routes[visit].expert);
+
+        let mut inputs = step.buffers.take(routes.len() * width);
+        for (input, &visit) in inputs.chunks_exact_mut(width).zip(&visits) {
+            input.copy_from_slice(&x[visit / self.used * width..][..width]);
+        }
+        let mut outputs = step.buffers.take(routes.len() * width);
+        let mut first = 0;
+        for visits in visits.chunk_by(|&a, &b| routes[a].expert == routes[b].expert) {
+            let part = first * width..(first + visits.len()) * width;
+            self.units[routes[visits[0]].expert].forward_into(step, &inputs[part.clone()], &mut outputs[part]);
+            first += visits.len();
+        }
+
+        let mut place_of = vec![0; visits.len()];
+        for (place, &visit) in visits.iter().enumerate() {
+            place_of[visit] = place;
+        }
+        let mut out = step.buffers.take(x.len());
+        let vector = step.compute.vector();
+        step.compute.for_rows(&mut out, width, |token, out| {
+            out.fill(0.0);
+            for visit in token * self.used..(token + 1) * self.used {
+                vector.add_scaled(out, &outputs[place_of[visit] * width..][..width], routes[visit].weight);
+            }
+        });
+        step.give([logits, inputs, outputs]);
+        if let Some(shared) = &self.shared {
+            let [mut gate] = step.project(x, [&shared.gate]);
+            vector.sigmoid(&mut gate);
+            let output = shared.unit.forward(step, x);
+            step.compute.for_rows(&mut out, width, |token, out| {
+                vector.add_scaled(out, &output[token * width..][..width], gate[token]);
+            });
+            step.give([gate, output]);
+        }
+        out
+    }
+}
