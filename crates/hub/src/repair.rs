@@ -80,9 +80,6 @@ impl Hub {
         match Source::parse(origin) {
             Ok(Some(Source::HuggingFace(place))) => vec![Source::HuggingFace(place.with_file(path))],
             Ok(Some(Source::File(place))) if place.is_dir() => vec![Source::File(place.join(path))],
-            Ok(Some(Source::HuggingFace(name))) => {
-                vec![Source::HuggingFace(HuggingFaceName { file: Some(path.to_owned()), ..name })]
-            }
             Ok(Some(source)) => {
                 // What came from the catalogue may have come from several places.
                 let several = origin.split(' ').map(|part| Source::parse(part).ok().flatten()).collect();

@@ -136,11 +136,7 @@ impl<'a> Registry<'a> {
 
     /// The manifest that is meant, and its digest.
     fn manifest(&mut self, go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Result<(Digest, Vec<u8>), HubError> {
-        let version = match &self.name.version {
-            Version::Tag(tag) => tag.clone(),
-            Version::Digest(digest) => digest.to_string(),
-        };
-        let url = self.url("manifests", &version);
+        let url = self.url("manifests", &self.name.version.to_string());
         let answer = self.ask(&Method::GET, &url, MANIFEST_LIMIT_BYTES, go_on, &|request| {
             request.header(ACCEPT, MANIFEST_MEDIA_TYPE)
         })?;

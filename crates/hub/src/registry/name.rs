@@ -107,9 +107,16 @@ impl fmt::Display for RegistryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_plain_http { PLAIN_SCHEME } else { SCHEME };
         write!(f, "{scheme}{}/{}", self.host, self.repository)?;
-        match &self.version {
-            Version::Tag(tag) => write!(f, ":{tag}"),
-            Version::Digest(digest) => write!(f, "@{digest}"),
+        let separator = if matches!(self.version, Version::Tag(_)) { ':' } else { '@' };
+        write!(f, "{separator}{}", self.version)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag(tag) => f.write_str(tag),
+            Self::Digest(digest) => write!(f, "{digest}"),
         }
     }
 }

@@ -117,11 +117,7 @@ impl Registry<'_> {
     }
 
     fn send_manifest(&mut self, manifest: &[u8], digest: &Digest, progress: &mut Progress<'_>) -> Result<(), HubError> {
-        let version = match &self.name.version {
-            Version::Tag(tag) => tag.clone(),
-            Version::Digest(digest) => digest.to_string(),
-        };
-        let url = self.url("manifests", &version);
+        let url = self.url("manifests", &self.name.version.to_string());
         let headers = [(CONTENT_TYPE, MANIFEST_MEDIA_TYPE)];
         let answer = self.send(&Method::PUT, &url, manifest, &headers, progress)?;
         let stored = answer.header("Docker-Content-Digest").and_then(|text| text.parse::<Digest>().ok());

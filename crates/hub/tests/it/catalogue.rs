@@ -174,8 +174,8 @@ fn users_add_and_replace_entries() {
 fn unknown_names_come_with_a_suggestion() {
     let home = Home::new();
     assert_says(
-        home.pull("smollm2"),
-        &["no model is called `smollm2` (did you mean `smollm2:135m`?); `freehold list` shows"],
+        home.pull("deepseek-r1"),
+        &["no model is called `deepseek-r1` (did you mean `deepseek-r1:1.5b`?); `freehold list` shows"],
     );
     assert_says(home.pull("qwen2.5-coder:7b"), &["did you mean one of qwen2.5-coder:0.5b, qwen2.5-coder:1.5b?"]);
     assert_says(home.pull("llama9"), &["no model is called `llama9`; "]);
