@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Run(commands::run::Options),
     /// Fetch a model into the store.
     Pull(commands::pull::Options),
+    /// Send a model of the store to a registry.
+    Push(commands::push::Options),
     /// Take over models that Ollama or Hugging Face tools have on this machine.
     Import(commands::import::Options),
     /// The models in the store, and those that can be fetched by name.

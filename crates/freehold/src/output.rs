@@ -106,6 +106,7 @@ impl FetchProgress {
             Stage::Waiting => "Waiting for",
             Stage::Checking => "Checking",
             Stage::Downloading => "Fetching",
+            Stage::Uploading => "Sending",
         };
         let what = format!("{verb} {}", status.what);
         let shown = (what.clone(), status.bytes_total.is_some());

@@ -2,6 +2,7 @@
 //! which its caller bounds, and refuses what it cannot name a use for.
 
 use crate::HubError;
+use crate::secret::Secret;
 use freehold_base::Digest;
 use freehold_store::validate_file_path;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -125,6 +126,69 @@ pub fn parse_weight_index(bytes: &[u8]) -> Result<BTreeSet<String>, HubError> {
         return Err(wrong("it names no files".to_owned()));
     }
     Ok(index.weight_map.0)
+}
+
+/// What a registry wants to know before it answers, from a `WWW-Authenticate` header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Challenge {
+    /// The user's name and password.
+    Basic,
+    /// A token.
+    Bearer {
+        /// Where to get it, an address that is not checked yet.
+        realm: String,
+        /// What to call the registry there.
+        service: Option<String>,
+    },
+}
+
+/// Reads a challenge; `None` where it is of another kind or malformed (RFC 9110, section 11.6.1).
+pub fn parse_challenge(header: &str) -> Option<Challenge> {
+    let (scheme, mut rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
+    if scheme.eq_ignore_ascii_case("basic") {
+        return Some(Challenge::Basic);
+    }
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let (mut realm, mut service) = (None, None);
+    while let Some((key, after)) = rest.trim_start_matches([',', ' ']).split_once('=') {
+        let value = match after.strip_prefix('"') {
+            // Quoted text with escapes is in no registry's challenge.
+            Some(quoted) => {
+                let (value, after) = quoted.split_once('"')?;
+                rest = after;
+                value
+            }
+            None => {
+                let end = after.find(',').unwrap_or(after.len());
+                rest = &after[end..];
+                after[..end].trim()
+            }
+        };
+        match key.trim().to_ascii_lowercase().as_str() {
+            "realm" => realm = Some(value.to_owned()),
+            "service" => service = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+    Some(Challenge::Bearer { realm: realm?, service })
+}
+
+/// The token that a registry's token server gives.
+///
+/// # Errors
+/// [`HubError::Answer`].
+pub fn parse_token(bytes: &[u8]) -> Result<Secret, HubError> {
+    #[derive(Deserialize)]
+    struct Token {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let wrong = |reason: String| HubError::Answer { what: "the token", reason };
+    let answer: Token = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+    let token = answer.token.or(answer.access_token).and_then(|token| Secret::new(&token));
+    token.ok_or_else(|| wrong("there is none".to_owned()))
 }
 
 #[derive(Deserialize)]

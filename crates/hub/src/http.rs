@@ -145,19 +145,23 @@ impl Http {
     pub(crate) fn get(
         &self,
         resource: &Resource<'_>,
-        accept: Option<&HeaderValue>,
         limit_bytes: u64,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Answer, HubError> {
+        self.persist(go_on, &mut || self.send(self.request(Method::GET, resource), resource.url, limit_bytes))
+    }
+
+    /// Asks again while that may help.
+    pub(crate) fn persist(
+        &self,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+        attempt: &mut dyn FnMut() -> Result<Answer, Failure>,
     ) -> Result<Answer, HubError> {
         let mut attempts = 0;
         loop {
             stopped(go_on())?;
             attempts += 1;
-            let mut request = self.request(Method::GET, resource);
-            if let Some(accept) = accept {
-                request = request.header(reqwest::header::ACCEPT, accept.clone());
-            }
-            match self.send(request, resource.url, limit_bytes) {
+            match attempt() {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Passing(_)) if attempts < ATTEMPTS => {}
                 Err(Failure::Passing(error) | Failure::Final(error)) => return Err(error),

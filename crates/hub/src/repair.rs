@@ -2,8 +2,7 @@
 
 use crate::HubError;
 use crate::catalogue::CatalogueFile;
-use crate::hub::Hub;
-use crate::hugging_face::HuggingFaceName;
+use crate::hub::{Hub, Naming};
 use crate::local::LocalModel;
 use crate::progress::{Status, Watch};
 use crate::reference::Source;
@@ -79,10 +78,8 @@ impl Hub {
             return files.map(|file| Source::File(file.source)).collect();
         }
         match Source::parse(origin) {
+            Ok(Some(Source::HuggingFace(place))) => vec![Source::HuggingFace(place.with_file(path))],
             Ok(Some(Source::File(place))) if place.is_dir() => vec![Source::File(place.join(path))],
-            Ok(Some(Source::HuggingFace(name))) => {
-                vec![Source::HuggingFace(HuggingFaceName { file: Some(path.to_owned()), ..name })]
-            }
             Ok(Some(source)) => {
                 // What came from the catalogue may have come from several places.
                 let several = origin.split(' ').map(|part| Source::parse(part).ok().flatten()).collect();
@@ -97,7 +94,7 @@ impl Hub {
         let unknown = || HubError::NoOrigin { label: entry.label() };
         let name = entry.name.as_deref().ok_or_else(unknown)?;
         for known in &self.catalogue().models {
-            let new_model = known.to_new_model();
+            let Some(new_model) = known.to_new_model() else { continue };
             if new_model.digest()? == entry.digest {
                 return self.pull_entry(known, &new_model, name, watch).map(drop);
             }
@@ -106,7 +103,9 @@ impl Hub {
         let expected = Some(entry.digest);
         let local = match Source::parse(origin)? {
             Some(Source::File(path)) => LocalModel::open(&path)?,
-            Some(source) => return self.pull_source(&source, name, expected, false, watch).map(drop),
+            Some(source) => {
+                return self.pull_source(&source, Naming { name, replaces: false, expected }, watch).map(drop);
+            }
             None => self.caches().find(origin)?.model,
         };
         self.adopt(local, Some(name.to_owned()), origin, origin, expected, watch).map(drop)

@@ -9,7 +9,7 @@ use crate::disk::{self, hash, remove_file, replace, sync_directory};
 use crate::error::io_error;
 use crate::lock;
 use crate::manifest::{Descriptor, MANIFEST_MEDIA_TYPE, NAME_ANNOTATION, SOURCE_ANNOTATION, validate_name};
-use crate::model::{Model, NewModel};
+use crate::model::{Model, NewModel, parse_manifest};
 use crate::store::{Store, write_index};
 use freehold_base::{Digest, Hasher};
 use std::fmt::Write as _;
@@ -277,24 +277,38 @@ impl<'a> Ingest<'a> {
     pub fn publish(&self, name: &str, model: &NewModel, source: &str) -> Result<Model, StoreError> {
         validate_name(name)?;
         let documents = model.documents()?;
-        for file in &model.files {
-            let there = fs::metadata(self.store.blob_path(&file.digest)).is_ok_and(|m| m.len() == file.size_bytes);
-            if !there {
-                let needed_by = format!("{} of {name}", file.path);
-                return Err(StoreError::MissingBlob { digest: file.digest, needed_by });
+        self.put_bytes(&documents.config)?;
+        self.publish_manifest(name, &documents.manifest, source)
+    }
+
+    /// [`Ingest::publish`] for a model that has a manifest already, which is kept as it is, and with it its digest. Its
+    /// configuration must be there like its files.
+    ///
+    /// # Errors
+    /// It is no manifest of a model, and those of [`Ingest::publish`].
+    pub fn publish_manifest(&self, name: &str, manifest: &[u8], source: &str) -> Result<Model, StoreError> {
+        validate_name(name)?;
+        let blobs = parse_manifest(manifest)?;
+        let needed = blobs.files.iter().map(|file| (file.path.as_str(), file.digest, file.size_bytes));
+        for (what, digest, size_bytes) in
+            needed.chain([("the configuration", blobs.config.digest, blobs.config.size_bytes)])
+        {
+            if !fs::metadata(self.store.blob_path(&digest)).is_ok_and(|there| there.len() == size_bytes) {
+                return Err(StoreError::MissingBlob { digest, needed_by: format!("{what} of {name}") });
             }
         }
-        self.put_bytes(&documents.config)?;
-        let manifest = self.put_bytes(&documents.manifest)?;
+        let manifest = self.put_bytes(manifest)?;
         let descriptor = Descriptor::new(MANIFEST_MEDIA_TYPE, manifest.digest, manifest.size_bytes)
             .with_annotation(NAME_ANNOTATION, name)
             .with_annotation(SOURCE_ANNOTATION, source);
+        // Read before it has a name, so that nothing is named that cannot be read.
+        let model = self.store.model(&descriptor)?;
         let _index_lock = lock::exclusive(&self.store.index_lock())?;
         let mut index = self.store.read_index()?;
         index.manifests.retain(|entry| entry.name() != Some(name));
-        index.manifests.push(descriptor.clone());
+        index.manifests.push(descriptor);
         write_index(self.store, &index)?;
-        self.store.model(&descriptor)
+        Ok(model)
     }
 }
 

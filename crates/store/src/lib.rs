@@ -29,6 +29,6 @@ mod store;
 pub use error::StoreError;
 pub use ingest::{BlobWriter, Ingest, IngestLock, Resume, Scratch, Start, StoredBlob, Target};
 pub use manifest::{FileKind, validate_file_path, validate_name};
-pub use model::{Facts, Model, ModelFile, NewFile, NewModel};
+pub use model::{Facts, ManifestBlobs, Model, ModelFile, NewFile, NewModel, parse_manifest};
 pub use scrub::{Fault, FaultKind, Scrubbed};
 pub use store::{Entry, Freed, Store};

@@ -1,9 +1,11 @@
 //! Models: what a manifest says, and the files that make it up.
 
 use crate::StoreError;
+use crate::ingest::StoredBlob;
 use crate::manifest::{
-    Descriptor, FILE_PATH_ANNOTATION, FileKind, MANIFEST_MEDIA_TYPE, MODEL_ARTIFACT_TYPE, MODEL_CONFIG_TYPE, Manifest,
-    ModelConfig, ModelDescriptor, ModelFileSystem, ModelTechnical, NOTE_ANNOTATION, validate_file_path,
+    Descriptor, FILE_PATH_ANNOTATION, FileKind, MANIFEST_LIMIT_BYTES, MANIFEST_MEDIA_TYPE, MODEL_ARTIFACT_TYPE,
+    MODEL_CONFIG_TYPE, Manifest, ModelConfig, ModelDescriptor, ModelFileSystem, ModelTechnical, NOTE_ANNOTATION,
+    validate_file_path,
 };
 use freehold_base::Digest;
 use std::collections::BTreeSet;
@@ -158,15 +160,32 @@ pub(crate) fn to_json<T: serde::Serialize>(document: &T) -> Vec<u8> {
     serde_json::to_vec(document).expect("the documents' types have string keys only, so they serialise")
 }
 
-/// Reads a model's manifest and configuration, both untrusted.
-pub(crate) fn parse(
-    manifest_path: &Path,
-    manifest: &[u8],
-    read_config: impl FnOnce(&Descriptor) -> Result<Vec<u8>, StoreError>,
-) -> Result<(Facts, Vec<ModelFile>), StoreError> {
+/// The blobs that a model's manifest names.
+#[derive(Clone, Debug)]
+pub struct ManifestBlobs {
+    /// Its configuration.
+    pub config: StoredBlob,
+    /// Its files, sorted by path.
+    pub files: Vec<ModelFile>,
+    note: Option<String>,
+}
+
+/// Reads the manifest of a model in ModelPack form from anywhere. Memory is in proportion to `bytes`; manifests have at
+/// most 4 MiB.
+///
+/// # Errors
+/// [`StoreError::Malformed`] where it is no such manifest, [`StoreError::InvalidFilePath`].
+pub fn parse_manifest(bytes: &[u8]) -> Result<ManifestBlobs, StoreError> {
+    parse_manifest_at(Path::new("the manifest"), bytes)
+}
+
+fn parse_manifest_at(manifest_path: &Path, bytes: &[u8]) -> Result<ManifestBlobs, StoreError> {
     let malformed = |reason: String| StoreError::Malformed { path: manifest_path.to_owned(), reason };
+    if bytes.len() as u64 > MANIFEST_LIMIT_BYTES {
+        return Err(malformed(format!("it is longer than {MANIFEST_LIMIT_BYTES} bytes")));
+    }
     let mut manifest: Manifest =
-        serde_json::from_slice(manifest).map_err(|error| malformed(format!("as a model's manifest: {error}")))?;
+        serde_json::from_slice(bytes).map_err(|error| malformed(format!("as a model's manifest: {error}")))?;
     if manifest.config.media_type != MODEL_CONFIG_TYPE {
         return Err(malformed(format!(
             "config.mediaType is `{}`, so it is not a model in ModelPack form",
@@ -193,13 +212,25 @@ pub(crate) fn parse(
         files.push(ModelFile { path: path.clone(), kind, digest: layer.digest, size_bytes: layer.size });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    let config: ModelConfig = serde_json::from_slice(&read_config(&manifest.config)?)
+    let config = StoredBlob { digest: manifest.config.digest, size_bytes: manifest.config.size };
+    Ok(ManifestBlobs { config, files, note: manifest.annotations.remove(NOTE_ANNOTATION) })
+}
+
+/// Reads a model's manifest and configuration, both untrusted.
+pub(crate) fn parse(
+    manifest_path: &Path,
+    manifest: &[u8],
+    read_config: impl FnOnce(&Digest) -> Result<Vec<u8>, StoreError>,
+) -> Result<(Facts, Vec<ModelFile>), StoreError> {
+    let malformed = |reason: String| StoreError::Malformed { path: manifest_path.to_owned(), reason };
+    let ManifestBlobs { config, files, note } = parse_manifest_at(manifest_path, manifest)?;
+    let config: ModelConfig = serde_json::from_slice(&read_config(&config.digest)?)
         .map_err(|error| malformed(format!("its configuration: {error}")))?;
     let facts = Facts {
         title: config.descriptor.title,
         description: config.descriptor.description,
         licenses: config.descriptor.licenses,
-        note: manifest.annotations.remove(NOTE_ANNOTATION),
+        note,
         upstream_url: config.descriptor.source_url,
         revision: config.descriptor.revision,
         created_at: config.descriptor.created_at,

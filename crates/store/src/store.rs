@@ -332,21 +332,29 @@ impl Store {
     }
 
     /// Reads a manifest named by the index. Its bytes are verified: it says which bytes everything else must have.
-    fn read_manifest(&self, descriptor: &Descriptor, needed_by: &str) -> Result<Vec<u8>, StoreError> {
-        if !self.has(&descriptor.digest) {
-            return Err(StoreError::MissingBlob { digest: descriptor.digest, needed_by: needed_by.to_owned() });
+    fn read_manifest(&self, digest: &Digest, needed_by: &str) -> Result<Vec<u8>, StoreError> {
+        if !self.has(digest) {
+            return Err(StoreError::MissingBlob { digest: *digest, needed_by: needed_by.to_owned() });
         }
-        let bytes = read_limited(&self.blob_path(&descriptor.digest), MANIFEST_LIMIT_BYTES)?;
+        let bytes = read_limited(&self.blob_path(digest), MANIFEST_LIMIT_BYTES)?;
         let got = Digest::of(&bytes);
-        if got != descriptor.digest {
-            return Err(StoreError::Damaged { digest: descriptor.digest, got });
+        if got != *digest {
+            return Err(StoreError::Damaged { digest: *digest, got });
         }
         Ok(bytes)
     }
 
+    /// The bytes of a model's manifest, verified.
+    ///
+    /// # Errors
+    /// The blob is missing or damaged; I/O.
+    pub fn manifest(&self, model: &Model) -> Result<Vec<u8>, StoreError> {
+        self.read_manifest(&model.digest, &model.label())
+    }
+
     pub(crate) fn model(&self, descriptor: &Descriptor) -> Result<Model, StoreError> {
         let label = descriptor.label();
-        let manifest = self.read_manifest(descriptor, &label)?;
+        let manifest = self.read_manifest(&descriptor.digest, &label)?;
         let (facts, files) =
             parse(&self.blob_path(&descriptor.digest), &manifest, |config| self.read_manifest(config, &label))?;
         Ok(Model {
@@ -417,7 +425,7 @@ impl Store {
     /// What a manifest or an index refers to.
     fn targets(&self, descriptor: &Descriptor) -> Result<Vec<Descriptor>, StoreError> {
         let malformed = |reason| StoreError::Malformed { path: self.blob_path(&descriptor.digest), reason };
-        let bytes = self.read_manifest(descriptor, "the index")?;
+        let bytes = self.read_manifest(&descriptor.digest, "the index")?;
         let mut document: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         let mut descriptors = Vec::new();

@@ -40,6 +40,7 @@ impl Options {
                         "name": model.name,
                         "size_bytes": model.size_bytes(),
                         "memory_bytes": model.memory_bytes,
+                        "untried": model.is_untried,
                         "licenses": model.facts.licenses,
                     })
                 })
@@ -55,10 +56,28 @@ impl Options {
             let digest: String = entry.digest.to_string().chars().take(19).collect();
             rows.push(vec![entry.name.clone().unwrap_or_default(), size, digest, licence]);
         }
-        for model in fetchable {
-            let size = format_bytes(model.size_bytes());
-            rows.push(vec![model.name.clone(), size, "not fetched".to_owned(), pull::licences(&model.facts.licenses)]);
+        if !rows.is_empty() {
+            output::print_line(&output::table(&["NAME", "SIZE", "DIGEST", "LICENCE"], &rows))?;
         }
-        output::print_line(&output::table(&["NAME", "SIZE", "DIGEST", "LICENCE"], &rows))
+        if fetchable.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = fetchable
+            .iter()
+            .map(|model| {
+                let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), format_bytes);
+                let tried = if model.is_untried { "not yet" } else { "yes" };
+                let licence = pull::licences(&model.facts.licenses);
+                vec![
+                    model.name.clone(),
+                    bytes(model.size_bytes()),
+                    bytes(model.memory_bytes),
+                    tried.to_owned(),
+                    licence,
+                ]
+            })
+            .collect();
+        output::print_line("\nTo be fetched with `freehold pull NAME`:")?;
+        output::print_line(&output::table(&["NAME", "SIZE", "MEMORY", "TRIED", "LICENCE"], &rows))
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod list;
 pub(crate) mod logits;
 pub(crate) mod perplexity;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod scrub;
@@ -26,6 +27,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Up(options) => options.run(&home()?, cli.json),
         Command::Run(options) => options.run(&home()?, cli.json),
         Command::Pull(options) => options.run(&home()?, cli.json),
+        Command::Push(options) => options.run(&home()?, cli.json),
         Command::Import(options) => options.run(&home()?, cli.json),
         Command::List(options) => options.run(&home()?, cli.json),
         Command::Show(options) => options.run(&home()?, cli.json),

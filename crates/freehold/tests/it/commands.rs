@@ -37,18 +37,28 @@ fn show_as_json() {
 fn list() {
     let home = Home::with_tiny();
     let listed = home.run(&["list"]).succeeded();
-    let (there, fetchable): (Vec<&str>, Vec<&str>) = listed.lines().partition(|line| !line.contains("not fetched"));
-    assert!(fetchable.iter().any(|line| line.starts_with("smollm2:135m ")), "{listed}");
     // How wide the columns are depends on the catalogue.
-    let words: Vec<String> = there.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    assert_eq!(words, ["NAME SIZE DIGEST LICENCE", "tiny 694.0 kB sha256:4be99dc62922 apache-2.0"]);
+    let words = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let words: Vec<String> = words.collect();
+    assert_eq!(
+        words[..6],
+        [
+            "NAME SIZE DIGEST LICENCE",
+            "tiny 694.0 kB sha256:4be99dc62922 apache-2.0",
+            "",
+            "To be fetched with `freehold pull NAME`:",
+            "NAME SIZE MEMORY TRIED LICENCE",
+            "smollm2:135m 98.4 MB 400.0 MB yes Apache-2.0",
+        ]
+    );
+    assert!(words.iter().any(|line| line == "qwen3:0.6b ? 3.7 GB not yet Apache-2.0"), "{listed}");
 
     let listed = home.run(&["list", "--json"]).json();
     assert_eq!(listed.as_object().unwrap().keys().collect::<Vec<_>>(), ["models", "catalogue"]);
     let entry = listed["catalogue"].as_array().unwrap().iter().find(|entry| entry["name"] == "smollm2:135m").unwrap();
     assert_eq!(
         entry.as_object().unwrap().keys().collect::<Vec<_>>(),
-        ["name", "size_bytes", "memory_bytes", "licenses"]
+        ["name", "size_bytes", "memory_bytes", "untried", "licenses"]
     );
     assert_snapshot!(format!("{:#}", listed["models"]));
 }

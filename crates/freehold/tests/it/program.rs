@@ -54,7 +54,9 @@ impl Home {
         command
             .env("HOME", self.directory.path())
             .env("FREEHOLD_HOME", self.path("home"))
-            .env("PATH", self.path("bin"));
+            .env("PATH", self.path("bin"))
+            // Nothing listens there, and nobody outside is asked.
+            .env("HF_ENDPOINT", "http://127.0.0.1:1");
         command.current_dir(self.directory.path());
         command
     }

@@ -182,7 +182,7 @@ impl HuggingFace {
         limit_bytes: u64,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Answer, HubError> {
-        let answer = self.http.get(&self.resource(url, None), None, limit_bytes, go_on);
+        let answer = self.http.get(&self.resource(url, None), limit_bytes, go_on);
         answer.and_then(Answer::success).map_err(|error| self.explain(name, error))
     }
 

@@ -53,6 +53,11 @@ impl HuggingFaceName {
         plain.then_some(Self { repository, revision, file })
     }
 
+    /// One file of the same.
+    pub(crate) fn with_file(self, path: &str) -> Self {
+        Self { file: Some(path.to_owned()), ..self }
+    }
+
     /// The name that its model gets in a store.
     pub(crate) fn model_name(&self) -> String {
         match &self.file {

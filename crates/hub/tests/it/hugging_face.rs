@@ -455,3 +455,21 @@ fn a_catalogue_names_repositories_and_files_of_them() {
     assert!(!server.take_requests().iter().any(|request| request.path.contains("/tree/")));
     assert!(fs::exists(home.hub().store().blob_path(&Digest::of(&bytes))).unwrap());
 }
+
+#[test]
+fn what_is_lost_of_a_repository_is_brought_back() {
+    let (home, _server) = home_with(folder());
+    let digest = home.pull("hf:org/repo").unwrap().model.digest;
+    for path in ["model.safetensors", "tokenizer.json", "manifest"] {
+        let hub = home.hub();
+        let model = hub.store().resolve("org/repo").unwrap();
+        let lost = model.files.iter().find(|file| file.path == path).map_or(model.digest, |file| file.digest);
+        fs::write(hub.store().blob_path(&lost), "damaged").unwrap();
+        let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+        for repair in hub.repair(&faults, &mut quiet).unwrap() {
+            repair.result.unwrap();
+        }
+        assert!(hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults.is_empty(), "{path}");
+        assert_eq!(hub.store().resolve("org/repo").unwrap().digest, digest);
+    }
+}

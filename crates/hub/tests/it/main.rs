@@ -11,6 +11,7 @@ mod kill;
 mod local;
 #[cfg(unix)]
 mod packages;
+mod registry;
 #[cfg(unix)]
 mod repair;
 mod server;
@@ -68,6 +69,7 @@ fn hub(home: &Path) -> Hub {
         user_catalogue: Some(home.join("catalogue.toml")),
         ollama: vec![home.join("ollama")],
         hugging_face: vec![home.join("hugging-face")],
+        registry_credentials: vec![home.join("auth.json")],
         // Nothing listens there; tests of repositories write the address of their server into this file.
         hugging_face_endpoint: fs::read_to_string(home.join("endpoint")).unwrap_or("http://127.0.0.1:1".to_owned()),
         hugging_face_token: fs::read_to_string(home.join("token")).ok().and_then(|token| Secret::new(&token)),

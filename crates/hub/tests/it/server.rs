@@ -8,6 +8,8 @@ use std::thread;
 /// What a client asked.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Request {
+    /// The server's own.
+    pub(crate) port: u16,
     pub(crate) method: String,
     /// With the query.
     pub(crate) path: String,
@@ -103,6 +105,11 @@ impl Server {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    /// Host and port.
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// The requests so far, and forgets them.
     pub(crate) fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.requests.lock().unwrap())
@@ -111,7 +118,8 @@ impl Server {
 
 /// One request; a client that goes away is no error here.
 fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
-    let mut request = Request::default();
+    let port = stream.local_addr().map_or(0, |address| address.port());
+    let mut request = Request { port, ..Request::default() };
     let mut reader = BufReader::new(&stream);
     let mut first = String::new();
     if reader.read_line(&mut first).is_err() {
