@@ -28,7 +28,6 @@ impl Options {
                 "bytes_sent": pushed.bytes_sent,
             }));
         }
-        println!("{} ({} sent)", pushed.reference, format_bytes(pushed.bytes_sent));
-        Ok(())
+        output::print_line(&format!("{} ({} sent)", pushed.reference, format_bytes(pushed.bytes_sent)))
     }
 }
