@@ -81,6 +81,7 @@ fn replace(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<Value, E
 }
 
 /// Jinja's `replace` filter.
+#[expect(clippy::needless_pass_by_value, reason = "the form in which minijinja hands arguments over")]
 pub(super) fn replace_filter(
     state: &State<'_, '_>,
     text: StringInput<'_>,

@@ -48,7 +48,7 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("__each", each);
     environment.add_filter("__concatenated", concatenated);
     environment.add_filter("__added", |state: &State, first: Value, others: Rest<Value>| {
-        others.iter().try_fold(first, |sum, value| added(state, sum, value))
+        others.iter().try_fold(first, |sum, value| added(state, &sum, value))
     });
     environment.add_function("__other_template", || -> Result<Value, Error> {
         Err(refused("no other template can be loaded: this environment has no loader"))
@@ -140,7 +140,8 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
 }
 
 fn add_tests(environment: &mut Environment<'_>) {
-    let comparisons: [(&[&str], fn(&Value, &Value) -> bool); 6] = [
+    type Comparison = fn(&Value, &Value) -> bool;
+    let comparisons: [(&[&str], Comparison); 6] = [
         (&["eq", "equalto", "=="], tests::is_eq),
         (&["ne", "!="], tests::is_ne),
         (&["lt", "lessthan", "<"], tests::is_lt),
@@ -286,13 +287,13 @@ fn concatenated(state: &State<'_, '_>, first: Value, others: Rest<Value>) -> Res
 }
 
 /// `left + right` as in Python, where a text that is marked safe escapes the other.
-fn added(state: &State<'_, '_>, left: Value, right: &Value) -> Result<Value, Error> {
+fn added(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
     use ValueKind::{Bool, Number, Seq};
     match (left.kind(), right.kind()) {
         (ValueKind::String, ValueKind::String) => {
             let safe = left.is_safe() || right.is_safe();
             let mut out = Paid::new(state);
-            for value in [&left, right] {
+            for value in [left, right] {
                 let text = value.as_str().unwrap_or_default();
                 if safe && !value.is_safe() {
                     out.push(escaped(state, text)?.as_str().unwrap_or_default())?;
@@ -310,7 +311,7 @@ fn added(state: &State<'_, '_>, left: Value, right: &Value) -> Result<Value, Err
                     i128::try_from(value.clone()).ok().filter(|_| value.is_integer())
                 }
             };
-            if let (Some(left), Some(right)) = (integer(&left), integer(right)) {
+            if let (Some(left), Some(right)) = (integer(left), integer(right)) {
                 let sum = left.checked_add(right).ok_or_else(|| refused("a sum is too large"))?;
                 return Ok(i64::try_from(sum).map_or_else(|_| Value::from(sum), Value::from));
             }
@@ -318,7 +319,7 @@ fn added(state: &State<'_, '_>, left: Value, right: &Value) -> Result<Value, Err
                 Some(integer) => Ok(integer as f64),
                 None => f64::try_from(value.clone()),
             };
-            Ok(Value::from(float(&left)? + float(right)?))
+            Ok(Value::from(float(left)? + float(right)?))
         }
         (Seq, Seq) if left.is_tuple() == right.is_tuple() => {
             let length = left.len().unwrap_or(0).saturating_add(right.len().unwrap_or(0));
