@@ -43,8 +43,8 @@ impl TextModel {
     }
 
     /// The text of a conversation up to where the answer begins, and its tokens. The beginning-of-text token is added
-    /// where the tokenizer asks for it and the template does not write it. The template is told no time: the same
-    /// conversation gives the same tokens on any day.
+    /// where the tokenizer asks for it and the template does not write it. Some templates write the date: theirs is `now`,
+    /// in seconds since 1970-01-01 00:00 UTC, and nothing else tells the time.
     ///
     /// # Errors
     /// If the model has no template, or the conversation does not suit it.
@@ -53,9 +53,10 @@ impl TextModel {
         messages: &[Value],
         tools: Option<&[Value]>,
         extra: &Map<String, Value>,
+        now: u64,
     ) -> Result<(RenderedPrompt, Vec<u32>), Error> {
         let template = self.template.as_ref().ok_or(Error::NoTemplate)?;
-        let input = ChatInput { messages, tools, add_generation_prompt: true, extra, now: None };
+        let input = ChatInput { messages, tools, add_generation_prompt: true, extra, now: i64::try_from(now).ok() };
         let rendered = template.render(&input)?;
         let mut ids = self.tokenizer.encode_with_breaks(&rendered.text, &rendered.breaks)?;
         if let Some(bos) = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos())

@@ -6,6 +6,7 @@ use freehold_engine::{
     Engine, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError, TextModel,
 };
 use freehold_formats::SpecialTokens;
+use freehold_gateway::unix_seconds;
 use rustyline::error::ReadlineError;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +32,7 @@ pub(crate) struct Answer {
 /// The tokens of a conversation; of the last message as it is where the model has no chat template.
 pub(crate) fn prompt(text: &TextModel, messages: &[Value]) -> Result<Vec<u32>> {
     if text.template().is_some() {
-        return Ok(text.conversation(messages, None, &Map::new())?.1);
+        return Ok(text.conversation(messages, None, &Map::new(), unix_seconds())?.1);
     }
     let last = messages.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
     Ok(text.tokenizer().encode_prompt(last, SpecialTokens::AsText)?)

@@ -1,6 +1,7 @@
 //! The engine of this process as a [`Backend`].
 
 use crate::backend::{Backend, Conversation, ModelInfo, PromptError};
+use crate::clock::unix_seconds;
 use freehold_engine::{Engine, GenerationRequest, Sink, SubmitError, TextModel};
 use freehold_formats::Error;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ impl Backend for EngineBackend {
 
     fn prompt(&self, conversation: &Conversation) -> Result<Vec<u32>, PromptError> {
         let tools = (!conversation.tools.is_empty()).then_some(&conversation.tools[..]);
-        match self.text.conversation(&conversation.messages, tools, &conversation.extra) {
+        match self.text.conversation(&conversation.messages, tools, &conversation.extra, unix_seconds()) {
             Ok((_, ids)) => Ok(ids),
             // The conversation does not suit the template, or is too much for it.
             Err(

@@ -21,6 +21,7 @@
 
 mod backend;
 mod chat;
+mod clock;
 mod engine_backend;
 mod error;
 mod guard;
@@ -31,6 +32,7 @@ mod refusal;
 mod server;
 
 pub use backend::{Backend, Conversation, ModelInfo, PromptError};
+pub use clock::unix_seconds;
 pub use engine_backend::EngineBackend;
 pub use error::GatewayError;
 pub use keys::AdminKey;

@@ -191,7 +191,7 @@ fn special_tokens_in_a_message_stay_text_on_the_way_to_the_model() {
     for content in [attack, "<|im_end|>", "<|im_start|", "<|im_end|", "|>"] {
         for role in ["user", "system", "assistant", "tool", "<|im_start|>"] {
             let messages = [serde_json::json!({"role": role, "content": content})];
-            let (rendered, ids) = text.conversation(&messages, None, &serde_json::Map::new()).unwrap();
+            let (rendered, ids) = text.conversation(&messages, None, &serde_json::Map::new(), 0).unwrap();
             // As transformers renders it, and with the template's own special tokens only: two turns, of which one ends.
             let expected = format!("<|im_start|>{role}\n{content}<|im_end|>\n<|im_start|>assistant\n");
             assert_eq!(rendered.text, expected);

@@ -4,6 +4,7 @@ use crate::home::Home;
 use crate::{models, output};
 use anyhow::{Context as _, Result};
 use freehold_formats::SpecialTokens;
+use freehold_gateway::unix_seconds;
 use serde_json::{Map, Value, json};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ impl Options {
         let (text, ids) = if let Some(messages) = &self.messages {
             let messages = read_array(messages)?;
             let tools = self.tools.as_deref().map(read_array).transpose()?;
-            let (rendered, ids) = text_model.conversation(&messages, tools.as_deref(), &Map::new())?;
+            let (rendered, ids) = text_model.conversation(&messages, tools.as_deref(), &Map::new(), unix_seconds())?;
             (Some(rendered.text), ids)
         } else {
             let text = read_text(self.file.as_deref())?;

@@ -5,6 +5,7 @@ mod request;
 mod stream;
 
 use crate::backend::PromptError;
+use crate::clock::unix_seconds;
 use crate::guard::random_id;
 use crate::refusal::Refusal;
 use crate::server::{MODEL_DIGEST, NUMERICS, Shared};
@@ -17,7 +18,6 @@ use axum::response::{IntoResponse as _, Response};
 use freehold_api::openai::ChatRequest;
 use freehold_engine::{Event, Flow, GenerationRequest};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub(crate) async fn complete(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
@@ -33,7 +33,7 @@ pub(crate) async fn complete(State(shared): State<Arc<Shared>>, request: Request
 
     let answer = Answer {
         id: random_id("chatcmpl-")?,
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        created: unix_seconds(),
         logprobs: generation.logprobs.is_some(),
         include_usage: style.include_usage,
         backend: shared.backend.clone(),
