@@ -13,6 +13,8 @@ pub(crate) const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 const TOKENIZER: &str = "tokenizer.json";
+const SENTENCEPIECE: &str = "tokenizer.model";
+const WORD_LIST: &str = "vocab.txt";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
@@ -27,6 +29,8 @@ pub struct HuggingFaceFolder {
     config: Config,
     weights: Safetensors,
     tokenizer: Option<Mmap>,
+    sentencepiece: Option<Mmap>,
+    word_list: Option<Mmap>,
     tokenizer_config: Option<Config>,
     generation_config: Option<Config>,
     chat_template: Option<String>,
@@ -88,6 +92,8 @@ impl HuggingFaceFolder {
             config,
             weights,
             tokenizer: set.map(TOKENIZER)?,
+            sentencepiece: set.map(SENTENCEPIECE)?,
+            word_list: set.map(WORD_LIST)?,
             tokenizer_config,
             generation_config: set.config(GENERATION_CONFIG)?,
             chat_template,
@@ -107,6 +113,16 @@ impl HuggingFaceFolder {
     /// The bytes of `tokenizer.json`, unparsed.
     pub fn tokenizer(&self) -> Option<&[u8]> {
         self.tokenizer.as_deref()
+    }
+
+    /// The bytes of `tokenizer.model`, SentencePiece's own form of a tokenizer.
+    pub fn sentencepiece(&self) -> Option<&[u8]> {
+        self.sentencepiece.as_deref()
+    }
+
+    /// The bytes of `vocab.txt`, the word pieces of BERT.
+    pub fn word_list(&self) -> Option<&[u8]> {
+        self.word_list.as_deref()
     }
 
     /// `tokenizer_config.json`.

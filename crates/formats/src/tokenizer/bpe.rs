@@ -47,17 +47,23 @@ const NONE: u32 = u32::MAX;
 /// The buffers of merging, kept from piece to piece.
 #[derive(Default)]
 pub(super) struct Merger {
+    ids: Vec<u32>,
     symbols: Vec<Symbol>,
     /// Possible merges as rank and position in one number: the lowest rank first, and of equals the leftmost.
     queue: BinaryHeap<Reverse<u64>>,
 }
 
 impl Merger {
-    /// Merges `symbols`, fewer than 2^32 - 1, as far as they go and appends the result to `ids`; n log n in their number.
-    pub(super) fn merge(&mut self, merges: &Merges, symbols: impl Iterator<Item = u32>, ids: &mut Vec<u32>) {
+    /// Where to put the symbols to merge, fewer than 2^32 - 1; there are none yet.
+    pub(super) fn symbols(&mut self) -> &mut Vec<u32> {
+        self.ids.clear();
+        &mut self.ids
+    }
+
+    /// Merges the symbols as far as they go and appends the result to `ids`; n log n in their number.
+    pub(super) fn merge(&mut self, merges: &Merges, ids: &mut Vec<u32>) {
         self.symbols.clear();
-        self.symbols.reserve(symbols.size_hint().1.unwrap_or_default());
-        self.symbols.extend(symbols.zip(0u32..).map(|(id, position)| Symbol {
+        self.symbols.extend(self.ids.iter().zip(0u32..).map(|(&id, position)| Symbol {
             id,
             previous: position.wrapping_sub(1),
             next: position + 1,

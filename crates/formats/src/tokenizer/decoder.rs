@@ -7,11 +7,13 @@ use std::sync::Arc;
 ///
 /// The texts that [`Self::push`] and [`Self::finish`] return are, put together, what [`String::from_utf8_lossy`] makes
 /// of the bytes of all tokens put together: bytes of an unfinished character are held back, and bytes that cannot be
-/// part of any become U+FFFD.
+/// part of any become U+FFFD. The space that encoding puts in front of a text, where it does, is left out.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     tokenizer: Arc<Tokenizer>,
     show_special: bool,
+    /// Whether a space that comes next is one that encoding puts in front.
+    strips_space: bool,
     /// The beginning of a character, at most three bytes, between calls.
     unfinished: Vec<u8>,
 }
@@ -20,7 +22,8 @@ impl Decoder {
     /// A decoder at the beginning of a text. With `show_special` special tokens appear as their text; without, not at
     /// all.
     pub fn new(tokenizer: Arc<Tokenizer>, show_special: bool) -> Self {
-        Self { tokenizer, show_special, unfinished: Vec::new() }
+        let strips_space = tokenizer.strips_first_space;
+        Self { tokenizer, show_special, strips_space, unfinished: Vec::new() }
     }
 
     /// The text that became certain with token `id`. An id outside the vocabulary adds nothing.
@@ -28,7 +31,11 @@ impl Decoder {
         if !self.show_special && self.tokenizer.is_special(id) {
             return String::new();
         }
-        self.unfinished.extend_from_slice(self.tokenizer.token_bytes(id).unwrap_or_default());
+        let mut bytes = self.tokenizer.token_bytes(id).unwrap_or_default();
+        if !bytes.is_empty() && std::mem::take(&mut self.strips_space) {
+            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+        }
+        self.unfinished.extend_from_slice(bytes);
         let mut text = String::new();
         let mut done = 0;
         for chunk in self.unfinished.utf8_chunks() {
@@ -52,6 +59,7 @@ impl Decoder {
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.unfinished).into_owned();
         self.unfinished.clear();
+        self.strips_space = self.tokenizer.strips_first_space;
         text
     }
 }

@@ -1,39 +1,58 @@
 //! Tokenizers: text to token ids and back.
 //!
-//! The one kind so far is byte-level byte-pair encoding, as GPT-2, Llama 3, Qwen and SmolLM use it. Text passes through
-//! four steps: tokens that are written out (`<|im_end|>`) are found; what lies between is normalised, cut into pieces
-//! by the [`PreTokenizer`], and merged within each piece. Every step is linear in the text, or n log n within a piece.
+//! Text passes through four steps. Tokens that are written out (`<|im_end|>`) are found; what lies between is normalised
+//! by the [`Normaliser`] and cut into pieces by the [`PreTokenizer`]; and each piece becomes tokens by one of four models:
+//! byte-pair encoding by rank (GPT-2, Llama 3, Qwen, …) or by score (SentencePiece, as in Llama 2 and Gemma), the
+//! unigram language model (T5, XLM-R) and WordPiece (BERT). Every step is linear in the text, or n log n within a piece.
 
 mod bpe;
 mod byte_level;
+mod charsmap;
 mod decoder;
+mod expression;
 mod gguf;
 mod hugging_face;
+mod model;
+mod named;
+mod normaliser;
+mod prefixes;
 mod pretokenizer;
+mod scored;
+mod sentencepiece;
 mod special;
+mod unigram;
 mod vocabulary;
+mod word_list;
+mod word_piece;
 
 pub use decoder::Decoder;
+pub use normaliser::Normaliser;
 pub use pretokenizer::PreTokenizer;
 pub use special::AddedToken;
-pub use vocabulary::Vocabulary;
+pub use vocabulary::{Spelling, Vocabulary, VocabularyModel};
+pub use word_piece::WordMark;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use bpe::{Merger, Merges};
+use bpe::Merger;
+use model::PieceModel;
 use special::Matcher;
-use std::borrow::Cow;
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use std::ops::Range;
 use vocabulary::TokenTable;
 
 /// The most text that is encoded at once, in bytes: several times what the longest published context holds. Working
-/// memory is at most about forty times the text (for one that is a single piece).
+/// memory is at most about fifty times the text (for one that is a single piece).
 pub const TEXT_BYTES_MAX: usize = 16 << 20;
 
 /// What to do where a tokenizer breaks its format.
 const REMEDY: &str = "The file is damaged or was made by a faulty tool: fetch it again or use another";
 /// What to do where a tokenizer is of a kind that is not read here.
-const REMEDY_KIND: &str = "Use a model with a byte-level BPE tokenizer of GPT-2, Llama 3, Qwen2 or SmolLM";
+const REMEDY_KIND: &str = "Use a model with one of the tokenizers that the README lists";
+/// The most characters that BERT looks for tokens in; a longer word is unknown (`max_input_chars_per_word`, as the
+/// library has it).
+const WORD_CHARACTERS_MAX: usize = 100;
+/// How SentencePiece writes a space.
+const SPACE_MARK: char = '▁';
 
 /// What to make of the text of special tokens within a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,17 +63,17 @@ pub enum SpecialTokens {
     AsText,
 }
 
-/// A byte-level BPE tokenizer.
+/// A tokenizer.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     table: TokenTable,
-    merges: Merges,
-    /// The token of each single byte. A few vocabularies lack some of the bytes that UTF-8 never or hardly ever has.
-    byte_ids: Box<[Option<u32>; 256]>,
+    model: PieceModel,
     added: Matcher,
+    /// Those that are looked for after normalisation.
+    normalised_added: Matcher,
+    normaliser: Normaliser,
     pre_tokenizer: PreTokenizer,
-    compose: bool,
-    ignore_merges: bool,
+    strips_first_space: bool,
     bos: Option<u32>,
     eos: Option<u32>,
     unknown: Option<u32>,
@@ -68,27 +87,33 @@ impl Tokenizer {
     /// The tokenizer of a model, from the GGUF file or from the files of the folder.
     ///
     /// # Errors
-    /// As [`Self::from_gguf`] and [`Self::from_hugging_face`]; [`Error::Tokenizer`] where a folder has no
-    /// `tokenizer.json`.
+    /// As [`Self::from_gguf`], [`Self::from_hugging_face`], [`Self::from_sentencepiece`] and [`Self::from_word_list`];
+    /// [`Error::Tokenizer`] where a folder has no file of a tokenizer.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
         match checkpoint {
             Checkpoint::Gguf(gguf) => Self::from_gguf(gguf),
             Checkpoint::HuggingFace(folder) => {
-                let tokenizer = folder.tokenizer().ok_or_else(|| Error::Tokenizer {
-                    field: "tokenizer.json".into(),
-                    problem: "the folder has no such file".into(),
-                    remedy: "Fetch it from where the model came from; other forms of tokenizers are not read yet",
-                })?;
-                Self::from_hugging_face(tokenizer, folder.tokenizer_config(), folder.generation_config())
+                let (config, generation) = (folder.tokenizer_config(), folder.generation_config());
+                match (folder.tokenizer(), folder.sentencepiece(), folder.word_list()) {
+                    (Some(json), ..) => Self::from_hugging_face(json, config, generation),
+                    (None, Some(model), _) => Self::from_sentencepiece(model, config, generation),
+                    (None, None, Some(words)) => Self::from_word_list(words, config),
+                    (None, None, None) => Err(Error::Tokenizer {
+                        field: "tokenizer.json".into(),
+                        problem: "the folder has neither it nor tokenizer.model nor vocab.txt".into(),
+                        remedy: "Fetch it from where the model came from",
+                    }),
+                }
             }
         }
     }
 
-    /// The ids of `text`, nothing added at its ends. A byte that the vocabulary has no token for is left out, as the
-    /// reference implementations do.
+    /// The ids of `text`, nothing added at its ends. A byte-level vocabulary that has no token for a byte leaves it out,
+    /// as the reference implementations do.
     ///
     /// # Errors
-    /// [`Error::TextTooLong`] where `text` has more than [`TEXT_BYTES_MAX`] bytes.
+    /// [`Error::TextTooLong`] where `text` has more than [`TEXT_BYTES_MAX`] bytes, or four times that once normalised;
+    /// [`Error::Tokenizer`] where the tokenizer's expressions would take too long on this text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
         self.encode_between(text, &[], special)
     }
@@ -121,35 +146,54 @@ impl Tokenizer {
         let mut ids = Vec::new();
         let mut merger = Merger::default();
         let mut start = 0;
-        for found in self.added.find_all(text, breaks, special == SpecialTokens::Parse) {
-            self.encode_fragment(&text[start..found.start], &mut merger, &mut ids);
+        let parse = special == SpecialTokens::Parse;
+        for found in self.added.find_all(text, breaks, parse) {
+            self.encode_fragment(text, start..found.start, breaks, parse, &mut merger, &mut ids)?;
             ids.push(found.id);
             start = found.end;
         }
-        self.encode_fragment(&text[start..], &mut merger, &mut ids);
+        self.encode_fragment(text, start..text.len(), breaks, parse, &mut merger, &mut ids)?;
         Ok(ids)
     }
 
-    /// Encodes text without added tokens.
-    fn encode_fragment(&self, text: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
-        let normalised = if self.compose && is_nfc_quick(text.chars()) != IsNormalized::Yes {
-            Cow::Owned(text.nfc().collect::<String>())
-        } else {
-            Cow::Borrowed(text)
+    /// Encodes the part `place` of `text`, in which there are no added tokens but those that normalisation may show.
+    fn encode_fragment(
+        &self,
+        text: &str,
+        place: Range<usize>,
+        breaks: &[usize],
+        parse: bool,
+        merger: &mut Merger,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        let is_start = place.start == 0;
+        let mut encode = |normalised: &str, is_start: bool, ids: &mut Vec<u32>| {
+            self.pre_tokenizer.cut(normalised, is_start, &mut |piece| {
+                self.model.encode(&self.table, piece, merger, ids);
+                Ok(())
+            })
         };
-        let mut whole = String::new();
-        for piece in self.pre_tokenizer.pieces(&normalised) {
-            if self.ignore_merges {
-                whole.clear();
-                whole.extend(piece.bytes().map(byte_level::character_of));
-                if let Some(id) = self.table.id_of(&whole).filter(|&id| !self.table.is_added(id)) {
-                    ids.push(id);
-                    continue;
-                }
-            }
-            let bytes = piece.bytes().filter_map(|byte| self.byte_ids[usize::from(byte)]);
-            merger.merge(&self.merges, bytes, ids);
+        if self.normalised_added.is_empty() {
+            return encode(&self.normaliser.apply(&text[place], true)?, is_start, ids);
         }
+        // What lies between breaks is normalised by itself, so that the breaks are known in what comes out.
+        let first = breaks.partition_point(|&offset| offset <= place.start);
+        let inside = breaks[first..].iter().copied().take_while(|&offset| offset < place.end);
+        let (mut normalised, mut normalised_breaks, mut start) = (String::new(), Vec::new(), place.start);
+        for end in inside.chain([place.end]) {
+            if !normalised.is_empty() {
+                normalised_breaks.push(normalised.len());
+            }
+            normalised.push_str(&self.normaliser.apply(&text[start..end], start == place.start)?);
+            start = end;
+        }
+        let mut start = 0;
+        for found in self.normalised_added.find_all(&normalised, &normalised_breaks, parse) {
+            encode(&normalised[start..found.start], is_start && start == 0, ids)?;
+            ids.push(found.id);
+            start = found.end;
+        }
+        encode(&normalised[start..], is_start && start == 0, ids)
     }
 
     /// The bytes that token `id` stands for; `None` outside the vocabulary.
@@ -157,7 +201,7 @@ impl Tokenizer {
         self.table.bytes(id)
     }
 
-    /// Token `id` as the vocabulary writes it: in the byte-level alphabet, where a space is `Ġ`.
+    /// Token `id` as the vocabulary writes it: a space is `Ġ` in byte-level ones, and `▁` in those of SentencePiece.
     pub fn token_text(&self, id: u32) -> Option<&str> {
         self.table.text(id)
     }
@@ -187,7 +231,7 @@ impl Tokenizer {
         self.eos
     }
 
-    /// The token for what the vocabulary lacks. Byte-level encoding never gives it; chat templates ask for it.
+    /// The token for what the vocabulary lacks.
     pub fn unknown(&self) -> Option<u32> {
         self.unknown
     }
@@ -210,6 +254,7 @@ impl Tokenizer {
     /// The texts that would each become one token wherever they stand, and so must not come from a user: those of
     /// special tokens and of other added ones, such as `<tool_response>`, that are more than white space.
     pub fn special_texts(&self) -> impl Iterator<Item = &str> {
-        self.added.tokens().iter().map(|token| token.text.as_str()).filter(|text| !text.trim().is_empty())
+        let tokens = self.added.tokens().chain(self.normalised_added.tokens());
+        tokens.map(|token| token.text.as_str()).filter(|text| !text.trim().is_empty())
     }
 }

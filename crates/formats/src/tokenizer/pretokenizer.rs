@@ -1,171 +1,150 @@
-//! Cutting text into the pieces inside which merges happen.
+//! Cutting text into the pieces inside which tokens are looked for.
 //!
-//! Published tokenizers describe the cut by a regular expression. There are few of them, so each is a scanner here:
-//! linear whatever the text, where a backtracking engine is not. The scanners follow leftmost-first alternation, and
-//! every character of the text ends up in exactly one piece.
+//! A pre-tokenizer is a list of steps, as `tokenizer.json` has them; each cuts the pieces that the steps before it left.
+//! Nearly all of them are one thing: cutting by an expression. The others change how a piece is written.
 
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+use super::byte_level;
+use super::expression::Expression;
+use crate::error::Result;
+use std::sync::Arc;
 
-/// A known rule for cutting text, named by the tokenizer that introduced it.
+/// How text is cut.
+#[derive(Clone, Debug, Default)]
+pub struct PreTokenizer(Arc<[Step]>);
+
+/// What becomes of a match, and of what lies between matches (the `behavior` of a `Split` in `tokenizer.json`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PreTokenizer {
-    /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-    Gpt2,
-    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-    Llama3,
-    /// As [`Self::Llama3`], but every digit alone: `\p{N}`.
-    Qwen2,
-    /// Every digit (`\p{N}`) alone, and what lies between digits as [`Self::Gpt2`].
-    SmolLm,
+pub(super) enum Behaviour {
+    /// Either is a piece of its own.
+    Isolated,
+    /// Only what lies between is kept.
+    Removed,
+    /// Neighbouring matches are one piece.
+    Contiguous,
+    /// A match is the end of the piece before it.
+    MergedWithPrevious,
+    /// A match is the beginning of the piece after it.
+    MergedWithNext,
+}
+
+/// Where [`Step::Metaspace`] puts a mark in front.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Prepend {
+    Never,
+    /// Before the first piece of a text.
+    First,
+    Always,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Cuts by an expression; `invert` swaps matches and what lies between.
+    Cut { expression: Expression, behaviour: Behaviour, invert: bool },
+    /// Writes spaces as `mark`, puts one in front where there is none, and with `cut` cuts before each.
+    Metaspace { mark: char, prepend: Prepend, cut: Option<Expression> },
+    /// Puts a space in front where there is none.
+    SpaceInFront,
+    /// Writes every byte as the character that stands for it.
+    ByteLevel,
 }
 
 impl PreTokenizer {
-    /// The pieces of `text`, in order; together they are the text.
-    pub fn pieces(self, text: &str) -> impl Iterator<Item = &str> {
-        let mut rest = text;
-        std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
+    pub(super) fn new(steps: Vec<Step>) -> Self {
+        Self(steps.into())
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    /// One that cuts by `expressions`, one after the other, and then writes bytes in the byte-level alphabet.
+    ///
+    /// # Errors
+    /// What is wrong with an expression, as a phrase.
+    pub(super) fn byte_level(expressions: &[&str]) -> Result<Self, String> {
+        let cut = |text: &&str| -> Result<Step, String> {
+            Ok(Step::Cut { expression: Expression::new(text)?, behaviour: Behaviour::Isolated, invert: false })
+        };
+        let steps: Result<Vec<Step>, String> = expressions.iter().map(cut).chain([Ok(Step::ByteLevel)]).collect();
+        Ok(Self::new(steps?))
+    }
+
+    /// Calls `piece` with every piece of `text`, in order. `is_start` says that `text` is the beginning of the text that
+    /// is encoded.
+    ///
+    /// # Errors
+    /// Those of `piece`, and [`crate::Error::Tokenizer`] where an expression takes too long on this text.
+    pub fn cut(&self, text: &str, is_start: bool, piece: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        cut_by(&self.0, text, is_start, piece)
+    }
+}
+
+/// As deep as there are steps, whose number is bounded where they are read.
+fn cut_by(steps: &[Step], text: &str, is_start: bool, piece: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let Some((step, rest)) = steps.split_first() else {
+        return piece(text);
+    };
+    match step {
+        Step::Cut { expression, behaviour, invert } => cut_once(expression, *behaviour, *invert, text, |start, end| {
+            cut_by(rest, &text[start..end], is_start && start == 0, piece)
+        }),
+        Step::Metaspace { mark, prepend, cut } => {
+            let mut changed = String::with_capacity(text.len() + mark.len_utf8());
+            let is_wanted = *prepend == Prepend::Always || *prepend == Prepend::First && is_start;
+            if is_wanted && !text.starts_with([' ', *mark]) {
+                changed.push(*mark);
             }
-            let (piece, after) = rest.split_at(self.first_piece(rest));
-            rest = after;
-            Some(piece)
-        })
-    }
-
-    /// The length in bytes of the first piece of `text`, which is not empty.
-    fn first_piece(self, text: &str) -> usize {
-        match self {
-            Self::Gpt2 => gpt2_piece(text, false),
-            Self::SmolLm => gpt2_piece(text, true),
-            Self::Llama3 => llama3_piece(text, 3),
-            Self::Qwen2 => llama3_piece(text, 1),
+            changed.extend(text.chars().map(|character| if character == ' ' { *mark } else { character }));
+            match cut {
+                None => cut_by(rest, &changed, is_start, piece),
+                Some(cut) => cut_once(cut, Behaviour::MergedWithNext, false, &changed, |start, end| {
+                    cut_by(rest, &changed[start..end], is_start && start == 0, piece)
+                }),
+            }
+        }
+        Step::SpaceInFront if !text.starts_with(' ') => cut_by(rest, &[" ", text].concat(), is_start, piece),
+        Step::SpaceInFront => cut_by(rest, text, is_start, piece),
+        Step::ByteLevel => {
+            let changed: String = text.bytes().map(byte_level::character_of).collect();
+            cut_by(rest, &changed, is_start, piece)
         }
     }
 }
 
-/// What the expressions tell apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    /// `\p{L}`
-    Letter,
-    /// `\p{N}`
-    Number,
-    /// `\s`
-    Space,
-    Other,
-}
-
-fn class(character: char) -> Class {
-    match character {
-        'a'..='z' | 'A'..='Z' => Class::Letter,
-        '0'..='9' => Class::Number,
-        '\t'..='\r' | ' ' => Class::Space,
-        '\0'..='\x7f' => Class::Other,
-        _ if character.is_whitespace() => Class::Space,
-        _ => match character.general_category_group() {
-            GeneralCategoryGroup::Letter => Class::Letter,
-            GeneralCategoryGroup::Number => Class::Number,
-            _ => Class::Other,
-        },
-    }
-}
-
-/// The length of the longest prefix of `text` whose characters are all of `wanted`.
-fn run(text: &str, wanted: Class) -> usize {
-    text.find(|character| class(character) != wanted).unwrap_or(text.len())
-}
-
-/// The first character and its class; `None` at the end.
-fn first(text: &str) -> Option<(Class, char)> {
-    text.chars().next().map(|character| (class(character), character))
-}
-
-/// The length of the contraction (`'s`, `'ll`, …) that `text` begins with.
-fn contraction(text: &str, any_case: bool) -> Option<usize> {
-    let after = text.strip_prefix('\'')?;
-    // Two letters are enough to tell; U+017F (long s) is the one other character that folds to a letter asked for.
-    let mut letters = after.chars().map(|letter| match letter {
-        'ſ' if any_case => 's',
-        _ if any_case => letter.to_ascii_lowercase(),
-        _ => letter,
-    });
-    let length = match (letters.next()?, letters.next()) {
-        ('s' | 't' | 'm' | 'd', _) => after.chars().next()?.len_utf8(),
-        ('r' | 'v', Some('e')) | ('l', Some('l')) => 2,
-        _ => return None,
-    };
-    Some(1 + length)
-}
-
-/// `\s+(?!\S)|\s+` at white space that `length` bytes of `text` are: all of it at the end of the text, and else all
-/// but its last character, which goes with what follows, unless there is no other.
-fn white_space(text: &str, length: usize) -> usize {
-    let last = text[..length].chars().next_back().map_or(0, char::len_utf8);
-    if length == text.len() || length == last { length } else { length - last }
-}
-
-fn gpt2_piece(text: &str, digits_alone: bool) -> usize {
-    if let Some(length) = contraction(text, false) {
-        return length;
-    }
-    let Some((class, character)) = first(text) else {
-        return 0;
-    };
-    if class == Class::Number && digits_alone {
-        return character.len_utf8();
-    }
-    if class != Class::Space {
-        return run(text, class);
-    }
-    // With digits alone, text before a digit ends there: its white space is not followed by anything.
-    let piece_end = |length: usize| match first(&text[length..]) {
-        Some((Class::Number, _)) if digits_alone => length,
-        _ => white_space(text, length),
-    };
-    match text.strip_prefix(' ').and_then(first) {
-        Some((Class::Number, _)) if digits_alone => 1,
-        Some((next @ (Class::Letter | Class::Number | Class::Other), _)) => 1 + run(&text[1..], next),
-        _ => piece_end(run(text, Class::Space)),
-    }
-}
-
-fn llama3_piece(text: &str, digits_max: usize) -> usize {
-    if let Some(length) = contraction(text, true) {
-        return length;
-    }
-    let Some((class, character)) = first(text) else {
-        return 0;
-    };
-    let after = &text[character.len_utf8()..];
-    match class {
-        Class::Letter => return run(text, Class::Letter),
-        Class::Number => return numbers(text, digits_max),
-        Class::Space | Class::Other => {}
-    }
-    // `[^\r\n\p{L}\p{N}]?\p{L}+` with its optional character there.
-    if !matches!(character, '\r' | '\n') {
-        let letters = run(after, Class::Letter);
-        if letters > 0 {
-            return character.len_utf8() + letters;
+/// Calls `piece` with the beginning and end of each piece, in order.
+fn cut_once(
+    expression: &Expression,
+    behaviour: Behaviour,
+    invert: bool,
+    text: &str,
+    mut piece: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<()> {
+    // The piece under way, and whether its last part was a match.
+    let (mut start, mut end, mut was_match) = (0, 0, false);
+    let mut is_first = true;
+    expression.split(text, |part, is_match| {
+        let is_match = is_match != invert;
+        let joins = match behaviour {
+            Behaviour::Isolated | Behaviour::Removed => false,
+            Behaviour::Contiguous => is_match == was_match,
+            Behaviour::MergedWithPrevious => is_match && !was_match,
+            Behaviour::MergedWithNext => was_match && !is_match,
+        };
+        if !is_first && !joins {
+            if !(behaviour == Behaviour::Removed && was_match) {
+                piece(start, end)?;
+            }
+            start = end;
         }
+        end += part.len();
+        (was_match, is_first) = (is_match, false);
+        Ok(())
+    })?;
+    if behaviour == Behaviour::Removed && was_match || start == end {
+        return Ok(());
     }
-    // ` ?[^\s\p{L}\p{N}]+[\r\n]*`
-    let space = usize::from(character == ' ');
-    let others = run(&text[space..], Class::Other);
-    if others > 0 {
-        let end = space + others;
-        return end + text[end..].find(|character| !matches!(character, '\r' | '\n')).unwrap_or(text.len() - end);
-    }
-    // `\s*[\r\n]+`: up to the last line break of the run.
-    let spaces = run(text, Class::Space);
-    match text[..spaces].rfind(['\r', '\n']) {
-        Some(line_break) => line_break + 1,
-        None => white_space(text, spaces),
-    }
-}
-
-/// The length of the first `numbers_max` characters of `text`, or of as many as are numbers.
-fn numbers(text: &str, numbers_max: usize) -> usize {
-    text.chars().take(numbers_max).take_while(|&character| class(character) == Class::Number).map(char::len_utf8).sum()
+    piece(start, end)
 }

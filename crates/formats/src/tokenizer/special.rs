@@ -1,6 +1,7 @@
 //! Finding tokens that are written out in the text, such as `<|im_end|>`, before anything is cut or merged.
 
 use crate::error::{Error, Result, shown};
+use std::ops::Range;
 
 /// The longest text of such a token, in bytes. Published ones have below 50; the limit bounds the time per position.
 const TEXT_BYTES_MAX: usize = 256;
@@ -23,6 +24,8 @@ pub struct AddedToken {
     pub strip_right: bool,
     /// Whether it only counts where no word character is next to it.
     pub single_word: bool,
+    /// Whether it is looked for, normalised itself, in the normalised text, after the others were found.
+    pub normalised: bool,
 }
 
 /// One found token: the bytes it takes and its id.
@@ -35,34 +38,40 @@ pub(super) struct Found {
 /// The added tokens in byte order, so that a search narrows a range byte by byte.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Matcher {
-    tokens: Vec<AddedToken>,
+    /// Each with the text that is looked for.
+    tokens: Vec<(String, AddedToken)>,
     /// For each first byte, whether a token begins with it.
     begins: Vec<bool>,
 }
 
 impl Matcher {
-    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Result<Self> {
+    /// `tokens`, each with the text that is looked for.
+    pub(super) fn new(mut tokens: Vec<(String, AddedToken)>) -> Result<Self> {
         if tokens.len() > ADDED_MAX {
             return Err(too_many());
         }
-        tokens.retain(|token| !token.text.is_empty());
+        tokens.retain(|(text, _)| !text.is_empty());
         let mut begins = vec![false; 256];
-        for token in &tokens {
-            if token.text.len() > TEXT_BYTES_MAX {
+        for (text, token) in &tokens {
+            if text.len() > TEXT_BYTES_MAX {
                 return Err(Error::Tokenizer {
                     field: format!("added token {} (`{}`)", token.id, shown(&token.text)),
-                    problem: format!("its text has {} bytes; at most {TEXT_BYTES_MAX} are allowed", token.text.len()),
+                    problem: format!("its text has {} bytes; at most {TEXT_BYTES_MAX} are allowed", text.len()),
                     remedy: super::REMEDY,
                 });
             }
-            begins[usize::from(token.text.as_bytes()[0])] = true;
+            begins[usize::from(text.as_bytes()[0])] = true;
         }
-        tokens.sort_by(|left, right| left.text.cmp(&right.text));
+        tokens.sort_by(|left, right| left.0.cmp(&right.0));
         Ok(Self { tokens, begins })
     }
 
-    pub(super) fn tokens(&self) -> &[AddedToken] {
-        &self.tokens
+    pub(super) fn tokens(&self) -> impl Iterator<Item = &AddedToken> {
+        self.tokens.iter().map(|(_, token)| token)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
     }
 
     /// The tokens in `text`, in order: each time leftmost, then longest. `breaks`, ascending, are offsets that no token
@@ -81,8 +90,8 @@ impl Matcher {
                 position += bytes[position..].iter().position(|&byte| self.begins[usize::from(byte)])?;
                 while breaks.next_if(|&offset| offset <= position).is_some() {}
                 let limit = breaks.peek().copied().unwrap_or(bytes.len());
-                if let Some(token) = self.longest_at(text, position, limit, specials) {
-                    let found = stripped(text, from, position, token);
+                if let Some((length, token)) = self.longest_at(text, position, limit, specials) {
+                    let found = stripped(text, from, position..position + length, token);
                     (from, position) = (found.end, found.end);
                     return Some(found);
                 }
@@ -91,35 +100,35 @@ impl Matcher {
         })
     }
 
-    /// The longest token that the text has at `position` and that ends at or before `limit`.
-    fn longest_at(&self, text: &str, position: usize, limit: usize, specials: bool) -> Option<&AddedToken> {
+    /// The longest token that the text has at `position` and that ends at or before `limit`, with its length there.
+    fn longest_at(&self, text: &str, position: usize, limit: usize, specials: bool) -> Option<(usize, &AddedToken)> {
         let rest = &text.as_bytes()[position..limit];
         let mut candidates = self.tokens.as_slice();
         let mut longest = None;
         for (depth, &byte) in rest.iter().enumerate() {
-            let byte_at = |token: &AddedToken| token.text.as_bytes().get(depth).copied();
+            let byte_at = |(text, _): &(String, AddedToken)| text.as_bytes().get(depth).copied();
             let start = candidates.partition_point(|token| byte_at(token) < Some(byte));
             let end = candidates.partition_point(|token| byte_at(token) <= Some(byte));
             candidates = &candidates[start..end];
             // Of a common prefix the token that ends here sorts first.
-            let Some(token) = candidates.first() else {
+            let Some((needle, token)) = candidates.first() else {
                 break;
             };
-            if token.text.len() == depth + 1 && self.counts(text, position, token, specials) {
-                longest = Some(token);
+            if needle.len() == depth + 1 && counts(text, position..position + depth + 1, token, specials) {
+                longest = Some((depth + 1, token));
             }
         }
         longest
     }
+}
 
-    fn counts(&self, text: &str, start: usize, token: &AddedToken, specials: bool) -> bool {
-        let end = start + token.text.len();
-        if token.special && !specials {
-            return false;
-        }
-        let is_word = |character: char| character.is_alphanumeric() || character == '_';
-        !token.single_word || !(text[..start].ends_with(is_word) || text[end..].starts_with(is_word))
+/// Whether `token`, which the text has at `place`, may stand there.
+fn counts(text: &str, place: Range<usize>, token: &AddedToken, specials: bool) -> bool {
+    if token.special && !specials {
+        return false;
     }
+    let is_word = |character: char| character.is_alphanumeric() || character == '_';
+    !token.single_word || !(text[..place.start].ends_with(is_word) || text[place.end..].starts_with(is_word))
 }
 
 /// There are more than [`ADDED_MAX`] tokens.
@@ -131,9 +140,9 @@ pub(super) fn too_many() -> Error {
     }
 }
 
-/// The bytes that `token` at `position` takes, with the white space that it swallows.
-fn stripped(text: &str, from: usize, position: usize, token: &AddedToken) -> Found {
-    let (mut start, mut end) = (position, position + token.text.len());
+/// The bytes that `token` at `place` takes, with the white space that it swallows.
+fn stripped(text: &str, from: usize, place: Range<usize>, token: &AddedToken) -> Found {
+    let (mut start, mut end) = (place.start, place.end);
     if token.strip_left {
         start = from + text[from..start].trim_end().len();
     }

@@ -1,8 +1,10 @@
 //! The parts of a tokenizer as plain data, and the checks that make them one.
 
 use super::bpe::Merges;
+use super::model::PieceModel;
 use super::special::{AddedToken, Matcher};
-use super::{PreTokenizer, REMEDY, Tokenizer, byte_level};
+use super::word_piece::WordMark;
+use super::{Normaliser, PreTokenizer, REMEDY, SPACE_MARK, Tokenizer, byte_level};
 use crate::error::{Error, Result, shown};
 use crate::metadata::Strings;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -33,26 +35,32 @@ const ENDS: [&str; 15] = [
     "</s>",
 ];
 
-/// A byte-level BPE tokenizer as plain data. [`Tokenizer::new`] checks it.
+/// The longest token that is no added one, in bytes, where tokens are looked up in the text; published ones have below
+/// 400. It bounds the time per character.
+const PIECE_BYTES_MAX: usize = 1024;
+
+/// A tokenizer as plain data. [`Tokenizer::new`] checks it.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
-    /// The tokens by id, in the byte-level alphabet; added tokens in plain text. An empty text is a gap.
+    /// The tokens by id, written as `spelling` says; added tokens in plain text. An empty text is a gap.
     pub tokens: Strings,
-    /// The merges by rank: two tokens with a space between them.
-    pub merges: Strings,
+    /// How the tokens are written.
+    pub spelling: Spelling,
+    /// How a piece becomes tokens.
+    pub model: VocabularyModel,
     /// The tokens that are looked for in the text before anything else. Each is one of `tokens`.
     pub added: Vec<AddedToken>,
+    /// What is done to text before it is cut.
+    pub normaliser: Normaliser,
     /// How text is cut.
     pub pre_tokenizer: PreTokenizer,
-    /// Whether text is brought to Unicode's normalisation form C first.
-    pub compose: bool,
-    /// Whether a piece that is a token as a whole is that token, whatever the merges say.
-    pub ignore_merges: bool,
+    /// Whether a decoded text loses the space that it begins with, because encoding put it there.
+    pub strips_first_space: bool,
     /// The token for the beginning of a text.
     pub bos: Option<u32>,
     /// The token for the end of a text.
     pub eos: Option<u32>,
-    /// The token for what the vocabulary lacks; only chat templates ask for it.
+    /// The token for what the vocabulary lacks.
     pub unknown: Option<u32>,
     /// The token that fills batches; only chat templates ask for it.
     pub padding: Option<u32>,
@@ -64,43 +72,90 @@ pub struct Vocabulary {
     pub ends: Vec<u32>,
 }
 
+/// How a vocabulary writes the bytes that a token stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Spelling {
+    /// Every byte as a printable character, a space as `Ġ`.
+    ByteLevel,
+    /// As text, a space as `▁`, and a byte that is no text by itself as `<0x0A>`.
+    SentencePiece,
+    /// As words and parts of words. With `tidy` the space before a full stop or a comma is left out.
+    Words {
+        /// How the two are told apart.
+        mark: WordMark,
+        /// Whether decoding leaves out spaces that only cutting has made.
+        tidy: bool,
+    },
+}
+
+/// How a piece of text becomes tokens.
+#[derive(Clone, Debug)]
+pub enum VocabularyModel {
+    /// Merges by rank.
+    Bpe {
+        /// The merges by rank: two tokens with a space between them.
+        merges: Strings,
+        /// Whether a piece that is a token as a whole is that token, whatever the merges say.
+        ignore_merges: bool,
+        /// Whether a character without a token is written in tokens of its bytes.
+        byte_fallback: bool,
+        /// Whether several unknown characters in a row are one unknown token.
+        fuse_unknown: bool,
+    },
+    /// Merges by score, and bytes where a character has no token.
+    ScoredBpe {
+        /// The score of each token.
+        scores: Vec<f64>,
+    },
+    /// The most likely tokens.
+    Unigram {
+        /// The logarithm of each token's probability.
+        scores: Vec<f64>,
+        /// Whether a character without a token is written in tokens of its bytes.
+        byte_fallback: bool,
+    },
+    /// The longest tokens from the beginning of each word. The spelling must be [`Spelling::Words`].
+    WordPiece {
+        /// The most characters of a word; a longer one is unknown.
+        characters_max: usize,
+    },
+}
+
 impl Tokenizer {
     /// A tokenizer of checked parts.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where there are no tokens or too many, two are the same, an id is outside the vocabulary, or
-    /// a merge names a token that is not there.
+    /// [`Error::Tokenizer`] where there are no tokens or too many, two are the same, an id is outside the vocabulary, a
+    /// merge names a token that is not there, or there is not one finite score for each token.
     pub fn new(vocabulary: Vocabulary) -> Result<Self> {
-        let Vocabulary { tokens, merges, added, pre_tokenizer, compose, ignore_merges, .. } = vocabulary;
-        let Vocabulary { bos, eos, unknown, padding, add_bos, add_eos, mut ends, .. } = vocabulary;
-        let table = TokenTable::new(tokens, &added)?;
+        let Vocabulary { tokens, spelling, model, added, normaliser, pre_tokenizer, .. } = vocabulary;
+        let Vocabulary { strips_first_space, bos, eos, unknown, padding, add_bos, add_eos, mut ends, .. } = vocabulary;
+        let table = TokenTable::new(tokens, &spelling, &added)?;
         let named = [("bos", bos), ("eos", eos), ("unknown", unknown), ("padding", padding)];
         let named = named.into_iter().filter_map(|(name, id)| Some((name, id?)));
         for (name, id) in named.chain(ends.iter().map(|&id| ("end-of-generation", id))) {
             table.check_id(&format!("{name} token id"), id)?;
         }
         ends.extend(eos);
-        let end_ids: Vec<u32> =
-            ENDS.iter().filter_map(|text| table.id_of(text)).filter(|&id| table.is_added(id)).collect();
-        let is_harmony = ["<|return|>", "<|call|>"].iter().all(|text| table.id_of(text).is_some());
-        // In OpenAI's Harmony format `<|end|>` ends one message of an answer that has several.
-        let message_end = table.id_of("<|end|>").filter(|_| is_harmony);
-        ends.extend(end_ids.into_iter().filter(|&id| Some(id) != message_end));
+        ends.extend(well_known_ends(&table));
         ends.sort_unstable();
         ends.dedup();
-        let mut byte_ids = Box::new([None; 256]);
-        for (byte, id) in (0..=u8::MAX).zip(byte_ids.iter_mut()) {
-            let mut text = [0; 4];
-            *id = table.id_of(byte_level::character_of(byte).encode_utf8(&mut text));
-        }
+        let needle = |token: AddedToken| -> Result<(String, AddedToken)> {
+            let normalised =
+                if token.normalised { Some(normaliser.apply(&token.text, true)?.into_owned()) } else { None };
+            Ok((normalised.unwrap_or_else(|| token.text.clone()), token))
+        };
+        let (normalised, plain): (Vec<AddedToken>, Vec<AddedToken>) =
+            added.into_iter().partition(|token| token.normalised);
+        let matcher = |tokens: Vec<AddedToken>| Matcher::new(tokens.into_iter().map(needle).collect::<Result<_>>()?);
         Ok(Self {
-            merges: table.merges(&merges)?,
-            byte_ids,
-            added: Matcher::new(added)?,
+            model: PieceModel::new(&table, &spelling, model, unknown)?,
+            added: matcher(plain)?,
+            normalised_added: matcher(normalised)?,
             table,
+            normaliser,
             pre_tokenizer,
-            compose,
-            ignore_merges,
+            strips_first_space,
             bos,
             eos,
             unknown,
@@ -112,11 +167,22 @@ impl Tokenizer {
     }
 }
 
+/// The tokens of [`ENDS`] that end an answer of this vocabulary.
+fn well_known_ends(table: &TokenTable) -> Vec<u32> {
+    let ids = ENDS.iter().filter_map(|text| table.id_of(text)).filter(|&id| table.is_added(id));
+    let is_harmony = ["<|return|>", "<|call|>"].iter().all(|text| table.id_of(text).is_some());
+    // In OpenAI's Harmony format `<|end|>` ends one message of an answer that has several.
+    let message_end = table.id_of("<|end|>").filter(|_| is_harmony);
+    ids.filter(|&id| Some(id) != message_end).collect()
+}
+
 /// What a token is besides its text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
-    /// Reached by merging only.
+    /// Stands for its text.
     Normal,
+    /// Stands for a byte, and its text, `<0x0A>`, is only its name.
+    Byte,
     /// Found in the text.
     Added,
     /// Found in the text, and special.
@@ -136,7 +202,7 @@ pub(super) struct TokenTable {
 }
 
 impl TokenTable {
-    fn new(texts: Strings, added: &[AddedToken]) -> Result<Self> {
+    fn new(texts: Strings, spelling: &Spelling, added: &[AddedToken]) -> Result<Self> {
         let count = texts.len();
         if count == 0 {
             return Err(refused("tokens", "there are none".into()));
@@ -157,7 +223,7 @@ impl TokenTable {
             table.kinds[token.id as usize] = if token.special { Kind::Special } else { Kind::Added };
         }
         for id in 0..count as u32 {
-            table.index(id)?;
+            table.index(id, spelling)?;
         }
         for token in added {
             if table.text(token.id) != Some(&token.text) {
@@ -169,17 +235,31 @@ impl TokenTable {
     }
 
     /// Notes the bytes of token `id` and enters it under its text.
-    fn index(&mut self, id: u32) -> Result<()> {
+    fn index(&mut self, id: u32, spelling: &Spelling) -> Result<()> {
         let Self { texts, kinds, bytes, byte_ends, ids, hasher } = self;
         let text_of = |id: u32| texts.get(id as usize).unwrap_or_default();
         let text = text_of(id);
         // Added tokens are plain text; so is what other programs put into a vocabulary without the alphabet.
-        let is_plain = kinds[id as usize] != Kind::Normal || byte_level::append_bytes(text, bytes).is_none();
-        if is_plain {
-            bytes.extend_from_slice(text.as_bytes());
+        let is_added = matches!(kinds[id as usize], Kind::Added | Kind::Special);
+        match spelling {
+            Spelling::ByteLevel if !is_added && byte_level::append_bytes(text, bytes).is_some() => {}
+            Spelling::SentencePiece if !is_added && let Some(byte) = named_byte(text) => {
+                kinds[id as usize] = Kind::Byte;
+                bytes.push(byte);
+            }
+            Spelling::SentencePiece if kinds[id as usize] != Kind::Special => {
+                let mut parts = text.split(SPACE_MARK);
+                bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+                for part in parts {
+                    bytes.push(b' ');
+                    bytes.extend_from_slice(part.as_bytes());
+                }
+            }
+            Spelling::Words { mark, tidy } => append_word(text, mark, *tidy, is_added, bytes),
+            _ => bytes.extend_from_slice(text.as_bytes()),
         }
-        // At most as long as the texts, whose length fits.
-        byte_ends.push(bytes.len() as u32);
+        let end = u32::try_from(bytes.len()).map_err(|_| refused("tokens", "the texts pass 4 GiB".into()))?;
+        byte_ends.push(end);
         if text.is_empty() {
             return Ok(());
         }
@@ -205,7 +285,7 @@ impl TokenTable {
     }
 
     /// The merges, with ids for texts.
-    fn merges(&self, merges: &Strings) -> Result<Merges> {
+    pub(super) fn merges(&self, merges: &Strings) -> Result<Merges> {
         if merges.len() > MERGES_MAX {
             let problem = format!("there are {}; at most {MERGES_MAX} are allowed", merges.len());
             return Err(refused("merges", problem));
@@ -223,7 +303,10 @@ impl TokenTable {
                 let problem = format!("`{}` does not name two tokens that make a third", shown(merge));
                 return Err(refused(&format!("merge {rank}"), problem));
             };
-            ranked.push(left, right, merged);
+            // No text becomes a special token, whatever the merges say.
+            if !self.is_special(merged) {
+                ranked.push(left, right, merged);
+            }
         }
         Ok(ranked)
     }
@@ -247,12 +330,73 @@ impl TokenTable {
     }
 
     pub(super) fn is_added(&self, id: u32) -> bool {
-        self.kinds.get(id as usize).is_some_and(|&kind| kind != Kind::Normal)
+        self.kinds.get(id as usize).is_some_and(|kind| matches!(kind, Kind::Added | Kind::Special))
+    }
+
+    /// Whether text becomes token `id` where it is looked up; added tokens have been found before.
+    pub(super) fn is_plain(&self, id: u32) -> bool {
+        self.kinds.get(id as usize) == Some(&Kind::Normal)
+    }
+
+    /// The token of each single byte; `None` where there is none.
+    pub(super) fn byte_ids(&self) -> Box<[Option<u32>; 256]> {
+        let mut ids = Box::new([None; 256]);
+        for id in 0..self.len() as u32 {
+            if self.kinds[id as usize] == Kind::Byte
+                && let Some(&[byte]) = self.bytes(id)
+            {
+                ids[usize::from(byte)] = Some(id);
+            }
+        }
+        ids
+    }
+
+    /// Checks that there is one finite score for each token, and that no token is too long to be looked up.
+    pub(super) fn check_pieces(&self, scores: Option<&[f64]>) -> Result<()> {
+        if let Some(scores) = scores {
+            if scores.len() != self.len() {
+                return Err(refused("scores", format!("there are {} for {} tokens", scores.len(), self.len())));
+            }
+            if let Some(id) = scores.iter().position(|score| !(*score as f32).is_finite()) {
+                return Err(refused("scores", format!("that of token {id} is {}", scores[id])));
+            }
+        }
+        let is_long = |&id: &u32| self.is_plain(id) && self.text(id).unwrap_or_default().len() > PIECE_BYTES_MAX;
+        match (0..self.len() as u32).find(is_long) {
+            Some(id) => {
+                let problem = format!("it has more than {PIECE_BYTES_MAX} bytes");
+                Err(refused(&format!("token {id}"), problem))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn is_special(&self, id: u32) -> bool {
         self.kinds.get(id as usize) == Some(&Kind::Special)
     }
+}
+
+/// The byte that a token such as `<0x0A>` names.
+fn named_byte(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    // Two digits, and no sign, which the parser would take.
+    let is_number = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| is_number)
+}
+
+/// Appends what a word or part of one stands for: the space before it, and its text.
+fn append_word(text: &str, mark: &WordMark, tidy: bool, is_added: bool, bytes: &mut Vec<u8>) {
+    // What the library's decoder cleans up, as far as it lies within one token.
+    const NO_SPACE_BEFORE: [&str; 9] = [".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"];
+    let (goes_on, text) = match mark {
+        WordMark::Continuation(mark) => text.strip_prefix(mark.as_str()).map_or((false, text), |rest| (true, rest)),
+        WordMark::Beginning(mark) => text.strip_prefix(mark.as_str()).map_or((!is_added, text), |rest| (false, rest)),
+    };
+    let has_space = !goes_on && (!tidy || !NO_SPACE_BEFORE.contains(&text));
+    if has_space {
+        bytes.push(b' ');
+    }
+    bytes.extend_from_slice(text.as_bytes());
 }
 
 /// An [`Error::Tokenizer`] about a damaged part.

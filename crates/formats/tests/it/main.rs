@@ -9,5 +9,6 @@ mod rope;
 mod safetensors;
 mod tokenizer;
 mod tokenizer_files;
+mod tokenizer_kinds;
 mod tokenizer_text;
 mod vocabulary;

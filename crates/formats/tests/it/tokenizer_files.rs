@@ -88,8 +88,9 @@ fn unsound_gguf_tokenizers_are_refused_by_key() {
     let duplicate = strings(&[tokens_with("the"), tokens_with("the")].concat());
     let megabyte = strings(&["x".repeat(1 << 20)]);
     let id = |id: u32| id.to_le_bytes().to_vec();
-    let cases: [(&str, u32, Vec<u8>, &str); 15] = [
-        ("tokenizer.ggml.model", STRING, string("llama"), "`llama` is not supported yet"),
+    let cases: [(&str, u32, Vec<u8>, &str); 16] = [
+        ("tokenizer.ggml.model", STRING, string("rwkv"), "`rwkv` is not supported yet"),
+        ("tokenizer.ggml.model", STRING, string("llama"), "tokenizer.ggml.scores`: it is missing"),
         ("tokenizer.ggml.model", STRING, vec![], "tokenizer.ggml.model`: it is missing"),
         ("tokenizer.ggml.pre", STRING, string("klingon"), "`klingon` is not supported yet"),
         ("tokenizer.ggml.pre", STRING, vec![], "tokenizer.ggml.pre`: it is missing"),
@@ -203,15 +204,24 @@ fn known_pipelines_are_recognised() {
 #[test]
 fn unknown_steps_are_refused_by_name() {
     let cases = [
-        ("/pre_tokenizer", split("(a+)+"), "the expression (a+)+` is not supported yet"),
-        ("/pre_tokenizer", json!({"type": "Metaspace"}), "pre_tokenizer: `Metaspace`"),
-        ("/pre_tokenizer", json!({"type": "ByteLevel"}), "`ByteLevel with add_prefix_space`"),
-        ("/pre_tokenizer", Value::Null, "`without ByteLevel`"),
+        ("/pre_tokenizer", split("(?<=a)b"), "`(?<=a)b` is a kind of group that is not read"),
+        ("/pre_tokenizer", split("a(?!b)"), "looks ahead"),
+        ("/pre_tokenizer", split(r"(a)\1"), r"the expression `(a)\1`: it is not supported: "),
+        ("/pre_tokenizer", split("a++b"), "`a++` is a possessive quantifier"),
+        ("/pre_tokenizer", split("a*"), "it matches where there is no text"),
+        ("/pre_tokenizer", split(r"\p{Klingon}"), r"the expression `\p{Klingon}`: it is not supported: "),
+        ("/pre_tokenizer", split("(a{1000}){1000}"), "it is not supported: "),
+        ("/pre_tokenizer", split(&"a".repeat(10_000)), "it has 10000 bytes"),
+        ("/pre_tokenizer", split(&"(".repeat(5_000)), "it is not supported: "),
+        ("/pre_tokenizer", json!({"type": "UnicodeScripts"}), "pre_tokenizer: `UnicodeScripts`"),
+        ("/pre_tokenizer", json!({"type": "Metaspace", "replacement": "ab"}), "that is not one character"),
+        ("/pre_tokenizer", Value::Null, "`without ByteLevel, and a decoder without ▁`"),
         ("/pre_tokenizer", json!({"type": "Sequence"}), "a Sequence has no list"),
-        ("/normalizer", json!({"type": "Lowercase"}), "normalizer: `Lowercase`"),
-        ("/post_processor", json!({"type": "BertProcessing"}), "post_processor: `BertProcessing`"),
-        ("/model/type", json!("Unigram"), "model: `Unigram`"),
-        ("/model/byte_fallback", json!(true), "`BPE with byte_fallback`"),
+        ("/normalizer", json!({"type": "Nmt"}), "normalizer: `Nmt`"),
+        ("/normalizer", json!({"type": "Prepend"}), "normalizer: Prepend: it has no text `prepend`"),
+        ("/post_processor", json!({"type": "BertProcessing"}), "it does not name the tokens `cls` and `sep`"),
+        ("/decoder", json!({"type": "CTC"}), "decoder: `CTC`"),
+        ("/model/type", json!("WordLevel"), "model: `WordLevel`"),
         ("/model/end_of_word_suffix", json!("</w>"), "`BPE with end_of_word_suffix`"),
         ("/model/merges", json!([["a", "b", "c"]]), "model: "),
         ("/model/merges", json!(["a q"]), "merge 0: `a q` does not name"),
@@ -229,6 +239,38 @@ fn unknown_steps_are_refused_by_name() {
         let read = within_limit(file.len(), || Tokenizer::from_hugging_face(file.as_bytes(), None, None));
         let error = read.expect_err("no tokenizer").to_string();
         assert!(error.starts_with("tokenizer: ") && error.len() < 700, "{error}");
+    }
+}
+
+#[test]
+fn an_expression_takes_linear_time_or_is_given_up() {
+    let text = "a".repeat(1_000_000);
+    // Exponential for an engine that backtracks; then one that looks to the end of the text for every short match.
+    for (pattern, is_cut) in [("(a+)+", true), ("(a|aa)+$|a", true), (".*b|a", false)] {
+        let tokenizer = from_json(&changed("/pre_tokenizer", split(pattern))).expect("a sound expression");
+        let ids = tokenizer.encode(&text, SpecialTokens::AsText);
+        match ids {
+            Ok(ids) => assert!(is_cut && ids.len() == text.len(), "{pattern}"),
+            Err(error) => assert!(!is_cut && error.to_string().contains("too many steps"), "{pattern}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn the_names_of_pre_tokenizers_are_known() {
+    let names = "gpt-2 llama-bpe qwen2 smollm deepseek-llm deepseek-coder deepseek-v3 command-r falcon starcoder refact \
+        gpt-4o llama4 tekken olmo dbrx chatglm-bpe glm4 viking jais stablelm2 bloom poro-chat smaug-bpe exaone exaone4 \
+        exaone-moe minerva-7b qwen35 seed-coder kimi-k2 hunyuan hunyuan-dense trillion mpt codeshell bailingmoe chameleon \
+        minicpm5 gpt3-finnish mellum2 grok-2";
+    for name in names.split_whitespace() {
+        let tokenizer = from_gguf(Some(("tokenizer.ggml.pre", STRING, string(name)))).expect(name);
+        for text in ["Hello  world, it's 12345!\r\n\r\n x", "नमस्ते 漢字かな été ²½ 👋🏽 \u{85}\u{3000}", ""]
+        {
+            let ids = tokenizer.encode(text, SpecialTokens::AsText).expect("a short text");
+            let bytes: Vec<u8> = ids.iter().filter_map(|&id| tokenizer.token_bytes(id)).flatten().copied().collect();
+            let composes = matches!(name, "qwen2" | "qwen35");
+            assert!(composes || bytes == text.as_bytes(), "{name}: {text}");
+        }
     }
 }
 

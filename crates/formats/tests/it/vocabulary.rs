@@ -1,6 +1,6 @@
 //! Small vocabularies for the tests of tokenizers.
 
-use freehold_formats::tokenizer::{AddedToken, Vocabulary};
+use freehold_formats::tokenizer::{AddedToken, Normaliser, Spelling, Vocabulary, VocabularyModel};
 use freehold_formats::{PreTokenizer, Tokenizer};
 
 /// Merges in the byte-level alphabet, where `Ġ` is a space.
@@ -21,11 +21,17 @@ pub(crate) fn vocabulary(added: &[(&str, bool)]) -> Vocabulary {
     let added_texts = added.iter().map(|(text, _)| (*text).to_owned());
     Vocabulary {
         tokens: alphabet().into_iter().chain(merged).chain(added_texts).collect(),
-        merges: MERGES.iter().collect(),
+        spelling: Spelling::ByteLevel,
+        model: VocabularyModel::Bpe {
+            merges: MERGES.iter().collect(),
+            ignore_merges: false,
+            byte_fallback: false,
+            fuse_unknown: false,
+        },
         added: (first..).zip(added).map(|(id, &(text, special))| added_token(id, text, special)).collect(),
-        pre_tokenizer: PreTokenizer::Gpt2,
-        compose: false,
-        ignore_merges: false,
+        normaliser: Normaliser::default(),
+        pre_tokenizer: PreTokenizer::named("gpt-2").expect("a known name"),
+        strips_first_space: false,
         bos: None,
         eos: None,
         unknown: None,
@@ -37,10 +43,23 @@ pub(crate) fn vocabulary(added: &[(&str, bool)]) -> Vocabulary {
 }
 
 pub(crate) fn added_token(id: u32, text: &str, special: bool) -> AddedToken {
-    AddedToken { id, text: text.into(), special, strip_left: false, strip_right: false, single_word: false }
+    let text = text.into();
+    AddedToken { id, text, special, strip_left: false, strip_right: false, single_word: false, normalised: false }
 }
 
 /// The tokens of `ids` as the vocabulary writes them.
 pub(crate) fn texts<'t>(tokenizer: &'t Tokenizer, ids: &[u32]) -> Vec<&'t str> {
     ids.iter().map(|&id| tokenizer.token_text(id).expect("an id of the vocabulary")).collect()
+}
+
+/// The lengths in bytes of the pieces that a byte-level pre-tokenizer cuts `text` into. In the byte-level alphabet, a
+/// character is a byte.
+pub(crate) fn piece_lengths(pre_tokenizer: &PreTokenizer, text: &str) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut push = |piece: &str| {
+        lengths.push(piece.chars().count());
+        Ok(())
+    };
+    pre_tokenizer.cut(text, true, &mut push).expect("an expression for any text");
+    lengths
 }

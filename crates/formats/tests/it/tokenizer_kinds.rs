@@ -1,0 +1,261 @@
+//! Small tokenizers of every kind, against the ids and texts of the Python libraries `tokenizers` and `sentencepiece`.
+
+use crate::allocator::within_limit;
+use freehold_formats::{Config, Decoder, SpecialTokens, Tokenizer};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::fs;
+use std::sync::{Arc, LazyLock};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tokenizers/small");
+
+const NAMES: [&str; 16] = [
+    "bert-cased.json",
+    "bert.json",
+    "bloom.json",
+    "deepseek-v3.json",
+    "falcon.json",
+    "gemma.json",
+    "gpt-4o.json",
+    "llama.json",
+    "mistral.json",
+    "roberta.json",
+    "sp-bpe-nfkc.model",
+    "sp-bpe.model",
+    "sp-unigram-bytes.model",
+    "sp-unigram.model",
+    "unigram-bytes.json",
+    "unigram.json",
+];
+
+fn bytes(name: &str) -> Vec<u8> {
+    fs::read(format!("{FOLDER}/{name}")).unwrap()
+}
+
+fn read(name: &str) -> Arc<Tokenizer> {
+    let bytes = bytes(name);
+    let tokenizer = if name.ends_with(".model") {
+        Tokenizer::from_sentencepiece(&bytes, None, None)
+    } else {
+        Tokenizer::from_hugging_face(&bytes, None, None)
+    };
+    Arc::new(tokenizer.unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+static ALL: LazyLock<Vec<(&str, Arc<Tokenizer>)>> =
+    LazyLock::new(|| NAMES.iter().map(|&name| (name, read(name))).collect());
+
+fn decoded(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> String {
+    let mut decoder = Decoder::new(Arc::clone(tokenizer), true);
+    let text: String = ids.iter().map(|&id| decoder.push(id)).collect();
+    text + &decoder.finish()
+}
+
+#[test]
+fn texts_get_the_ids_of_the_reference_and_ids_its_texts() {
+    for (name, tokenizer) in &*ALL {
+        let cases = fs::read_to_string(format!("{FOLDER}/{name}.ids.jsonl")).unwrap();
+        for line in cases.lines() {
+            let case: Value = serde_json::from_str(line).unwrap();
+            let text = case["text"].as_str().unwrap();
+            let expected: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            // SentencePiece itself never parses; and what names a byte is text to us, but not to the library.
+            let special = if name.ends_with(".model") { SpecialTokens::AsText } else { SpecialTokens::Parse };
+            if !(*name == "unigram-bytes.json" && text.contains("<0x")) {
+                assert_eq!(tokenizer.encode(text, special).unwrap(), expected, "{name}: {text:?}");
+            }
+            // Of an unknown token SentencePiece writes a mark of its own.
+            let is_known = expected.iter().all(|&id| Some(id) != tokenizer.unknown());
+            if is_known || name.ends_with(".json") {
+                assert_eq!(decoded(tokenizer, &expected), case["decoded"].as_str().unwrap(), "{name}: {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn special_tokens_in_text_stay_text() {
+    let text = "<s> </s> <unk> <pad> [CLS] [MASK] [SEP] <|end|> <0x41> a<s>b";
+    for (name, tokenizer) in &*ALL {
+        let ids = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        let is_text = |&id: &u32| !tokenizer.is_special(id) || Some(id) == tokenizer.unknown();
+        assert!(ids.iter().all(is_text), "{name}: {ids:?}");
+        assert!(!ids.is_empty());
+        // Not even one that its user has spread over a break becomes a token.
+        for added in ["<tool>", "<Think>"].into_iter().filter(|added| tokenizer.id_of(added).is_some()) {
+            let id = tokenizer.id_of(added).unwrap();
+            let text = format!("a {added} b {added}");
+            let found = tokenizer.encode(&text, SpecialTokens::Parse).unwrap();
+            assert_eq!(found.iter().filter(|&&other| other == id).count(), 2, "{name}: {found:?}");
+            let found = tokenizer.encode_with_breaks(&text, &[4]).unwrap();
+            assert_eq!(found.iter().filter(|&&other| other == id).count(), 1, "{name}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn long_runs_take_bounded_time_and_memory() {
+    // Quadratic, each of these would take minutes.
+    for (name, tokenizer) in &*ALL {
+        for unit in ["a", "^", " ", "\n", "1", "漢", "é", "a b", "\u{301}"] {
+            let text = unit.repeat(1_000_000 / unit.len());
+            let ids = within_limit(6 * text.len(), || tokenizer.encode(&text, SpecialTokens::Parse));
+            assert!(ids.is_ok(), "{name}: {unit:?}");
+        }
+    }
+}
+
+#[test]
+fn prompts_begin_and_end_as_the_file_says() {
+    let ends = |name: &str| {
+        let tokenizer = read(name);
+        let ids = tokenizer.encode_prompt("a", SpecialTokens::AsText).unwrap();
+        let text = |id: Option<&u32>| tokenizer.token_text(*id.unwrap()).unwrap().to_owned();
+        (text(ids.first()), text(ids.last()))
+    };
+    assert_eq!(ends("bert.json"), ("[CLS]".into(), "[SEP]".into()));
+    assert_eq!(ends("sp-bpe.model").0, "<s>");
+    assert_eq!(ends("sp-unigram.model").1, "</s>");
+}
+
+#[test]
+fn byte_tokens_are_held_back_until_they_are_a_character() {
+    let tokenizer = read("llama.json");
+    let mut decoder = Decoder::new(Arc::clone(&tokenizer), false);
+    let ids = tokenizer.encode("🦙", SpecialTokens::AsText).unwrap();
+    let texts: Vec<String> = ids.iter().map(|&id| decoder.push(id)).collect();
+    // The mark of a space in front, which is left out, and four bytes.
+    assert_eq!(texts, ["", "", "", "", "🦙"]);
+    assert_eq!(decoder.finish(), "");
+}
+
+#[test]
+fn word_lists_make_the_tokenizer_of_the_whole_file() {
+    let json: Value = serde_json::from_slice(&bytes("bert.json")).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let mut words: Vec<(&str, u64)> = vocab.iter().map(|(word, id)| (word.as_str(), id.as_u64().unwrap())).collect();
+    words.sort_by_key(|(_, id)| *id);
+    let list: String = words.iter().flat_map(|(word, _)| [*word, "\n"]).collect();
+    let (whole, from_list) = (read("bert.json"), Tokenizer::from_word_list(list.as_bytes(), None).unwrap());
+    let cased = Config::parse("tokenizer_config.json", br#"{"do_lower_case": false}"#).unwrap();
+    let cased = Tokenizer::from_word_list(list.as_bytes(), Some(&cased)).unwrap();
+    for text in ["It wasn't the first TIME", "[CLS] été 你好", "  12.5\u{0}"] {
+        let ids = from_list.encode_prompt(text, SpecialTokens::Parse).unwrap();
+        assert_eq!(ids, whole.encode_prompt(text, SpecialTokens::Parse).unwrap(), "{text}");
+    }
+    let time = |tokenizer: &Tokenizer| tokenizer.encode("TIME", SpecialTokens::Parse).unwrap();
+    assert_ne!(time(&cased), time(&from_list));
+    assert!(Tokenizer::from_word_list(b"\xFF", None).is_err() && Tokenizer::from_word_list(b"", None).is_err());
+}
+
+#[test]
+fn tokens_may_be_added_beside_a_sentencepiece_model() {
+    let config = |entries: Value| {
+        let json = json!({"added_tokens_decoder": entries, "add_bos_token": false}).to_string();
+        Config::parse("tokenizer_config.json", json.as_bytes()).unwrap()
+    };
+    let model = bytes("sp-bpe.model");
+    let size = read("sp-bpe.model").vocabulary_size();
+    let token = json!({"content": "<|user|>", "special": true, "rstrip": true});
+    let sound = config(json!({size.to_string(): token.clone()}));
+    let tokenizer = Tokenizer::from_sentencepiece(&model, Some(&sound), None).unwrap();
+    assert_eq!(tokenizer.encode_prompt("<|user|>  ", SpecialTokens::Parse).unwrap(), [size as u32]);
+    for (entries, expected) in [
+        (json!({"1000000": token.clone()}), "is not next to"),
+        (json!({"x": token}), "`x` is no id"),
+        (json!({"3": 5}), "added_tokens_decoder"),
+    ] {
+        let error = Tokenizer::from_sentencepiece(&model, Some(&config(entries)), None).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn damaged_sentencepiece_models_are_refused_or_read() {
+    let sound = bytes("sp-bpe.model");
+    for end in 0..sound.len() {
+        // What is cut at the end of a piece is a smaller model.
+        let _ = Tokenizer::from_sentencepiece(&sound[..end], None, None);
+    }
+    for (bytes, expected) in [
+        (&b""[..], "tokens: there are none"),
+        (b"\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", "no sound protocol buffer"),
+        (b"\x0A\x03\x0A\x01\xFF", "piece 0 is not UTF-8"),
+        (b"\x0A\x05\x0A\x01a\x18\x09", "piece 0 has the unknown type 9"),
+        (b"\x0A\x03\x0A\x01a\x12\x02\x18\x04", "`models of kind 4` is not supported"),
+        (b"\x0A\x03\x0A\x01a\x1A\x04\x12\x02ab", "it has fewer than 4 bytes"),
+        (b"\x0A\x08\x0A\x01a\x15\x00\x00\xC0\x7F", "scores: that of token 0 is NaN"),
+        (b"\x0A\x03\x0A\x01a\x0A\x03\x0A\x01a", "tokens 0 and 1 are both `a`"),
+        (b"\x0A\x03\x0A\x01a\x12\x03\xC0\x02\x05", "unknown token id: 5 is outside"),
+    ] {
+        let error = Tokenizer::from_sentencepiece(bytes, None, None).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    // A token of a megabyte.
+    let length = [0x80, 0x80, 0x40];
+    let mut long = [&[0x0A, 0x84, 0x80, 0x40, 0x0A][..], &length].concat();
+    long.extend(std::iter::repeat_n(b'x', 1 << 20));
+    let error = within_limit(long.len(), || Tokenizer::from_sentencepiece(&long, None, None)).unwrap_err().to_string();
+    assert!(error.contains("token 0: it has more than 1024 bytes"), "{error}");
+}
+
+/// `unigram.json` with its normaliser or model changed.
+fn unigram_with(pointer: &str, value: Value) -> Result<Tokenizer, String> {
+    let mut json: Value = serde_json::from_slice(&bytes("unigram.json")).unwrap();
+    *json.pointer_mut(pointer).unwrap() = value;
+    Tokenizer::from_hugging_face(json.to_string().as_bytes(), None, None).map_err(|error| error.to_string())
+}
+
+#[test]
+fn hostile_normalisation_rules_are_refused_or_bounded() {
+    for (rules, expected) in [
+        ("!", "normalizer: Precompiled"),
+        ("AAA=", "it has fewer than 4 bytes"),
+        ("/////w==", "its trie should have 4294967295 bytes"),
+        ("BQAAAAAAAAAA", "is no multiple of 4"),
+        ("AAAAAP8=", "its texts are not UTF-8"),
+    ] {
+        let error = unigram_with("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": rules}));
+        let error = error.unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    let grow = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b".repeat(1 << 16)});
+    let tokenizer = unigram_with("/normalizer", grow).unwrap();
+    let error = tokenizer.encode(&"a".repeat(1 << 20), SpecialTokens::AsText).unwrap_err().to_string();
+    assert!(error.contains("are encoded at once"), "{error}");
+    let many: Vec<Value> = std::iter::repeat_n(json!({"type": "NFC"}), 100).collect();
+    let error = unigram_with("/normalizer", json!({"type": "Sequence", "normalizers": many})).unwrap_err();
+    assert!(error.contains("more than 32 steps"), "{error}");
+    let error = unigram_with("/model/vocab/5/1", json!(1e300)).unwrap_err();
+    assert!(error.contains("scores: that of token 5 is"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_model_or_an_error(place in 0usize..8000, value in any::<u8>(), text in "\\PC{0,20}") {
+        let mut model = bytes("sp-bpe.model");
+        model[place] = value;
+        if let Ok(tokenizer) = Tokenizer::from_sentencepiece(&model, None, None) {
+            prop_assert!(tokenizer.encode(&text, SpecialTokens::Parse).is_ok());
+        }
+        // The rules of normalisation are the last part of this one.
+        let mut model = bytes("sp-unigram.model");
+        let place = model.len() - 1 - 30 * place;
+        model[place] = value;
+        if let Ok(tokenizer) = Tokenizer::from_sentencepiece(&model, None, None) {
+            prop_assert!(tokenizer.encode(&text, SpecialTokens::Parse).is_ok());
+        }
+    }
+
+    #[test]
+    fn merging_by_score_keeps_the_text(text in "(\\PC|[ a-z\\n]){0,60}") {
+        // It has a token for every byte, and removes no spaces.
+        for name in ["sp-bpe.model", "llama.json", "gemma.json"] {
+            let (_, tokenizer) = ALL.iter().find(|(other, _)| *other == name).unwrap();
+            let ids = tokenizer.encode(&text, SpecialTokens::AsText).unwrap();
+            if !text.contains('<') {
+                prop_assert_eq!(decoded(tokenizer, &ids), text.replace('▁', " "));
+            }
+        }
+    }
+}
