@@ -66,11 +66,11 @@ impl Charsmap {
             place ^= offset(unit);
             // A damaged trie could have a text end within a character.
             if unit & 1 << 8 != 0 && text.is_char_boundary(depth + 1) {
-                let replacement = self.units.get(place).and_then(|leaf| self.replacement((leaf & !LEAF) as usize));
-                longest = replacement.map(|replacement| (depth + 1, replacement)).or(longest);
+                longest = Some((depth + 1, place));
             }
         }
-        longest
+        let (length, place) = longest?;
+        Some((length, self.replacement((self.units.get(place)? & !LEAF) as usize)?))
     }
 
     fn replacement(&self, start: usize) -> Option<&str> {

@@ -27,19 +27,18 @@ const STEPS_PER_BYTE_MAX: usize = 64;
 const CLEARS_MAX: usize = 16;
 const CLEARS_BYTES: usize = 64 << 10;
 /// How many caches are kept for the next text.
-const CACHES_KEPT: usize = 8;
+const CACHES_KEPT: usize = 4;
 
 /// White space up to what is not, as files write it: the run without its last character.
 const SPACE_BEFORE_TEXT: &str = r"\s+(?!\S)";
 
 /// Possessive quantifiers of published expressions, and the greedy ones that match the same there: what follows each
 /// either cannot match what was taken or may match nothing.
-const POSSESSIVE: [(&str, &str); 5] = [
+const POSSESSIVE: [(&str, &str); 4] = [
     (r"[^\r\n\p{L}\p{N}]?+\p{L}++", r"[^\r\n\p{L}\p{N}]?\p{L}+"),
     (r"[^\r\n\p{L}\p{N}]?+\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+"),
     (r" ?[^\s\p{L}\p{N}]++[\r\n]*+", r" ?[^\s\p{L}\p{N}]+[\r\n]*"),
     (r" ?[^\s\p{L}\p{N}]++[\r\n]*", r" ?[^\s\p{L}\p{N}]+[\r\n]*"),
-    (r"\s++$", r"\s+$"),
 ];
 
 /// An expression, ready to search.

@@ -62,6 +62,8 @@ impl PieceModel {
         model: VocabularyModel,
         unknown: Option<u32>,
     ) -> Result<Self> {
+        // Byte-level vocabularies are meant to have every byte; what one lacks the references leave out.
+        let unknown = unknown.filter(|_| *spelling != Spelling::ByteLevel);
         let bytes = |wanted: bool| wanted.then(|| table.byte_ids());
         let (kind, bytes, fuse_unknown) = match model {
             VocabularyModel::Bpe { merges, ignore_merges, byte_fallback, fuse_unknown } => {

@@ -22,9 +22,18 @@ impl Prefixes {
         let key = |id: u32| table.text(id).unwrap_or_default().as_bytes().get(self.mark_bytes..).unwrap_or_default();
         for (depth, &byte) in text.iter().enumerate() {
             let byte_at = |&id: &u32| key(id).get(depth).copied();
-            let start = candidates.partition_point(|id| byte_at(id) < Some(byte));
-            let end = start + candidates[start..].partition_point(|id| byte_at(id) == Some(byte));
-            candidates = &candidates[start..end];
+            // The one that ended at the byte before.
+            if let Some((first, others)) = candidates.split_first()
+                && byte_at(first).is_none()
+            {
+                candidates = others;
+            }
+            let are_all = |ids: &[u32]| [ids.first(), ids.last()].iter().flatten().all(|id| byte_at(id) == Some(byte));
+            if !are_all(candidates) {
+                let start = candidates.partition_point(|id| byte_at(id) < Some(byte));
+                let end = start + candidates[start..].partition_point(|id| byte_at(id) == Some(byte));
+                candidates = &candidates[start..end];
+            }
             // Of a common prefix the token that ends here sorts first.
             let Some(&first) = candidates.first() else {
                 return;

@@ -3,7 +3,7 @@
 
 use super::charsmap::Charsmap;
 use super::gguf::sentencepiece_spaces;
-use super::hugging_face::{SpecialTokens, read_added_tokens, read_ends};
+use super::hugging_face::{NamedTokens, read_added_tokens, read_ends};
 use super::vocabulary::{Spelling, TOKENS_MAX, Vocabulary, VocabularyModel};
 use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, SPACE_MARK, Tokenizer};
 use crate::error::{Error, Result};
@@ -79,7 +79,7 @@ impl Tokenizer {
         read_added_tokens(config, &mut tokens, &mut added)?;
         scores.resize(tokens.len(), 0.0);
         let charsmap = if charsmap.is_empty() { None } else { Some(Charsmap::new(&charsmap).map_err(damaged)?) };
-        let names = SpecialTokens { config, tokens: &tokens };
+        let names = NamedTokens { config, tokens: &tokens };
         let size = tokens.len() as u32;
         let id = |place: usize| match special_ids[place] {
             Some(id) => u32::try_from(id).ok(),

@@ -1,6 +1,6 @@
 //! `vocab.txt`, BERT's word pieces: one to a line, whose number is its id.
 
-use super::hugging_face::{SpecialTokens, read_added_tokens};
+use super::hugging_face::{NamedTokens, read_added_tokens};
 use super::vocabulary::{Spelling, TOKENS_MAX, Vocabulary, VocabularyModel};
 use super::word_piece::WordMark;
 use super::{AddedToken, Normaliser, PreTokenizer, REMEDY, Tokenizer, WORD_CHARACTERS_MAX};
@@ -41,7 +41,7 @@ impl Tokenizer {
         let mut added: Vec<AddedToken> = special.collect();
         let config = tokenizer_config.map(Config::values);
         read_added_tokens(config, &mut tokens, &mut added)?;
-        let names = SpecialTokens { config, tokens: &tokens };
+        let names = NamedTokens { config, tokens: &tokens };
         let id = |name: &str, text: &str| -> Result<Option<u32>> {
             let by_text = || added.iter().find(|token| token.text == text).map(|token| token.id);
             Ok(names.id_of(name)?.or_else(by_text))

@@ -196,7 +196,7 @@ fn damaged_sentencepiece_models_are_refused_or_read() {
     let mut long = [&[0x0A, 0x84, 0x80, 0x40, 0x0A][..], &length].concat();
     long.extend(std::iter::repeat_n(b'x', 1 << 20));
     let error = within_limit(long.len(), || Tokenizer::from_sentencepiece(&long, None, None)).unwrap_err().to_string();
-    assert!(error.contains("token 0: it has more than 1024 bytes"), "{error}");
+    assert!(error.contains("token 0: it has more than 512 bytes"), "{error}");
 }
 
 /// `unigram.json` with its normaliser or model changed.

@@ -51,13 +51,12 @@ impl Tokenizer {
             None if decoding.has_space_mark => Spelling::SentencePiece,
             None => return Err(unsupported("pre_tokenizer", "without ByteLevel, and a decoder without ▁")),
         };
-        // A token that only the file beside it makes special is known by its place there.
         let mut kind = model.kind;
         if let VocabularyModel::Unigram { scores, .. } = &mut kind {
             // Added tokens may follow the model's own; they are found as they stand, and their score does not matter.
             scores.resize(tokens.len(), 0.0);
         }
-        let names = SpecialTokens { config: tokenizer_config.map(Config::values), tokens: &tokens };
+        let names = NamedTokens { config: tokenizer_config.map(Config::values), tokens: &tokens };
         let (mut bos, mut eos) = (names.id_of("bos_token")?, names.id_of("eos_token")?);
         let (mut add_bos, mut add_eos) =
             (names.flag("add_bos_token") == Some(true), names.flag("add_eos_token") == Some(true));
@@ -228,12 +227,12 @@ pub(super) fn read_ends(generation_config: &Config) -> Result<Vec<u32>> {
 }
 
 /// The tokens that `tokenizer_config.json` names.
-pub(super) struct SpecialTokens<'c> {
+pub(super) struct NamedTokens<'c> {
     pub(super) config: Option<&'c Map<String, Value>>,
     pub(super) tokens: &'c Strings,
 }
 
-impl SpecialTokens<'_> {
+impl NamedTokens<'_> {
     /// The id of the token that the file calls `name`.
     pub(super) fn id_of(&self, name: &str) -> Result<Option<u32>> {
         let text = self.config.map(|config| token_name(config, name)).transpose()?.flatten();
