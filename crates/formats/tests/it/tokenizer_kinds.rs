@@ -230,7 +230,39 @@ fn hostile_normalisation_rules_are_refused_or_bounded() {
     assert!(error.contains("scores: that of token 5 is"), "{error}");
 }
 
+/// The library itself, on the same files.
+static REFERENCES: LazyLock<Vec<(&str, tokenizers::Tokenizer)>> = LazyLock::new(|| {
+    let names = NAMES.iter().filter(|name| name.ends_with(".json"));
+    names.map(|&name| (name, tokenizers::Tokenizer::from_bytes(bytes(name)).unwrap())).collect()
+});
+
+/// Texts of what the steps tell apart, of added tokens, and of anything. What names a byte is left to the cases above.
+fn any_text() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        "[a-zA-Zſéßα漢かب]{0,6}",
+        "[0-9²٣]{0,5}",
+        "[ \\t\\r\\n\\u{a0}\\u{3000}\\u{85}]{0,4}",
+        "[-'’.,<>|^▁$\\u{301}🦙\\u{200d}]{0,4}",
+        "'(s|t|re|ve|m|ll|d|S|LL|ſ)",
+        proptest::sample::select(vec!["<tool>", "<Think>", "<strip>", "[MASK]", "</s>", "<|end|>"])
+            .prop_map(String::from),
+        // Assigned since long: the library's tables are of an older Unicode.
+        "[ -\\u{2ff}\\u{391}-\\u{52f}\\u{620}-\\u{6d3}\\u{915}-\\u{939}\\u{2010}-\\u{2027}\\u{3041}-\\u{3096}\\u{1f600}-\\u{1f640}]{0,5}",
+    ];
+    proptest::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+}
+
 proptest! {
+    #[test]
+    fn any_text_gets_the_ids_of_the_library(text in any_text()) {
+        for (name, reference) in &*REFERENCES {
+            let (_, tokenizer) = ALL.iter().find(|(other, _)| other == name).unwrap();
+            let expected = reference.encode_fast(text.as_str(), false).unwrap();
+            let ids = tokenizer.encode(&text, SpecialTokens::Parse).unwrap();
+            prop_assert_eq!(&ids[..], expected.get_ids(), "{}: {:?}", name, text);
+        }
+    }
+
     #[test]
     fn any_bytes_are_a_model_or_an_error(place in 0usize..8000, value in any::<u8>(), text in "\\PC{0,20}") {
         let mut model = bytes("sp-bpe.model");
