@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// A Python that has the package `openai` [default: a new virtual environment from python3].
     #[arg(long)]
     python: Option<PathBuf>,
+    /// The model whose numbers are compared.
+    #[arg(long, default_value = MODEL)]
+    model: String,
     /// Tokens whose logits are compared on every path that is fast.
     #[arg(long, default_value_t = 520)]
     tokens: usize,
@@ -54,6 +57,9 @@ impl Options {
             let python = self.python.clone().map_or_else(|| install_client(scratch.path()), Ok)?;
             check_server(&freehold, &python)
         })?;
+        if self.model != MODEL {
+            timed("fetch", || freehold.json(&["pull", &self.model]).map(drop))?;
+        }
         timed("numeric contract", || self.check_numbers(&freehold))
     }
 
@@ -62,7 +68,7 @@ impl Options {
         let root = crate::tidy::root();
         let text = root.join(TEXT_FILE);
         let text = text.to_str().context("the work tree's path is not UTF-8")?;
-        let ids = freehold.json(&["tokenize", MODEL, "--file", text, "--no-special"])?;
+        let ids = freehold.json(&["tokenize", &self.model, "--file", text, "--no-special"])?;
         let ids = ids["ids"].as_array().context("`tokenize` printed no ids")?;
         ensure!(ids.len() >= self.tokens, "{TEXT_FILE} has only {} tokens", ids.len());
         let ids: Vec<String> = ids.iter().take(self.tokens).map(Value::to_string).collect();
@@ -80,8 +86,28 @@ impl Options {
             }
             of_first.extend(paths);
         }
-        compare(freehold, &ids, &all)?;
-        compare(freehold, &ids[..short], &of_first)
+        self.compare(freehold, &ids, &all)?;
+        self.compare(freehold, &ids[..short], &of_first)
+    }
+
+    /// Fails unless the logits of all positions have one digest over the paths; prints it.
+    fn compare(&self, freehold: &Freehold, ids: &[String], paths: &[LogitsPath]) -> Result<()> {
+        let tokens = ids.join(",");
+        let mut common: Option<String> = None;
+        for LogitsPath { isa, threads, chunk } in paths {
+            let began = Instant::now();
+            let options = ["logits", &self.model, "--tokens", &tokens, "--all", "--digest-only"];
+            let path = ["--isa", &isa.to_string(), "--threads", &threads.to_string(), "--chunk", &chunk.to_string()];
+            let printed = freehold.json(&[&options[..], &path].concat())?;
+            let digest = printed["sha256"].as_str().context("`logits` printed no sha256")?;
+            let path = path.join(" ");
+            println!("  {} tokens {path}: {digest} ({:.1} s)", ids.len(), began.elapsed().as_secs_f64());
+            let common = common.get_or_insert_with(|| digest.to_owned());
+            ensure!(common == digest, "{path} gives other bits than the paths before it");
+        }
+        let common = common.context("no path was compared")?;
+        println!("  one digest over {} paths, {} tokens: {common}", paths.len(), ids.len());
+        Ok(())
     }
 }
 
@@ -91,26 +117,6 @@ struct LogitsPath {
     isa: Isa,
     threads: usize,
     chunk: usize,
-}
-
-/// Fails unless the logits of all positions have one digest over the paths; prints it.
-fn compare(freehold: &Freehold, ids: &[String], paths: &[LogitsPath]) -> Result<()> {
-    let tokens = ids.join(",");
-    let mut common: Option<String> = None;
-    for LogitsPath { isa, threads, chunk } in paths {
-        let began = Instant::now();
-        let options = ["logits", MODEL, "--tokens", &tokens, "--all", "--digest-only"];
-        let path = ["--isa", &isa.to_string(), "--threads", &threads.to_string(), "--chunk", &chunk.to_string()];
-        let printed = freehold.json(&[&options[..], &path].concat())?;
-        let digest = printed["sha256"].as_str().context("`logits` printed no sha256")?;
-        let path = path.join(" ");
-        println!("  {} tokens {path}: {digest} ({:.1} s)", ids.len(), began.elapsed().as_secs_f64());
-        let common = common.get_or_insert_with(|| digest.to_owned());
-        ensure!(common == digest, "{path} gives other bits than the paths before it");
-    }
-    let common = common.context("no path was compared")?;
-    println!("  one digest over {} paths, {} tokens: {common}", paths.len(), ids.len());
-    Ok(())
 }
 
 /// The built program and where it keeps things.
