@@ -106,7 +106,7 @@ impl Ours {
         let checkpoint = Checkpoint::open(path)?;
         let model = Model::load(&checkpoint, &compute, &mut |_| {})?;
         let blocks: Vec<u32> = (0..64).collect();
-        let cache = model.new_cache(KvType::F16, blocks.len());
+        let cache = model.new_cache(KvType::F16, blocks.len())?;
         Ok(Self { model, compute, cache, blocks, workspace: Workspace::default(), logits: Vec::new() })
     }
 

@@ -1,7 +1,7 @@
 //! The engine's handle and its thread.
 
 use crate::batch::Batch;
-use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, Sink, SubmitError};
+use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, Sink, StartError, SubmitError};
 use freehold_formats::Tokenizer;
 use freehold_kernels::{Compute, KV_BLOCK, KvType};
 use freehold_model::{Config, Model};
@@ -61,18 +61,18 @@ impl Engine {
     /// Starts serving on a thread of its own, with the kernels and threads of `compute`.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system gives no memory for the cache or no thread.
     pub fn start(
         model: Model,
         tokenizer: Arc<Tokenizer>,
         compute: Compute,
         options: EngineOptions,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, StartError> {
         let config = model.config().clone();
         let context_length = options.context_length.unwrap_or(DEFAULT_CONTEXT).clamp(1, config.context_length.max(1));
         // Two full contexts: one long request does not keep all others waiting.
         let blocks = 2 * context_length.div_ceil(KV_BLOCK);
-        let batch = Batch::new(model.new_cache(options.kv_type, blocks), blocks as u32);
+        let batch = Batch::new(model.new_cache(options.kv_type, blocks)?, blocks as u32);
         let (sender, receiver) = sync_channel(options.queue.max(1));
         let stopping = Arc::new(AtomicBool::new(false));
         let worker = Worker {

@@ -1,10 +1,13 @@
 //! Logits of given tokens, and what follows from them: the numbers behind `logits` and `perplexity`.
 
 use freehold_kernels::{Compute, KV_BLOCK, KvType};
-use freehold_model::{Chunk, LogitRows, Model, Workspace};
+use freehold_model::{Chunk, Error, LogitRows, Model, Workspace};
 
 /// Runs `tokens` from an empty cache in chunks of `chunk` and hands over the logits: of the last token, or, with `all`,
 /// of each in order. `visit` gets the position and one row of the vocabulary's size; returning false ends the run.
+///
+/// # Errors
+/// If there is no memory for a cache of so many tokens.
 ///
 /// # Panics
 /// If a token is not in the vocabulary or `chunk` is 0.
@@ -16,9 +19,9 @@ pub fn evaluate(
     chunk: usize,
     all: bool,
     visit: &mut dyn FnMut(usize, &[f32]) -> bool,
-) {
+) -> Result<(), Error> {
     let blocks: Vec<u32> = (0..tokens.len().div_ceil(KV_BLOCK) as u32).collect();
-    let mut cache = model.new_cache(kv_type, blocks.len());
+    let mut cache = model.new_cache(kv_type, blocks.len())?;
     let mut workspace = Workspace::default();
     let mut logits = Vec::new();
     let mut start = 0;
@@ -34,11 +37,12 @@ pub fn evaluate(
         let rows = logits.chunks_exact(model.config().vocabulary);
         for (position, row) in (end - rows.len()..).zip(rows) {
             if !visit(position, row) {
-                return;
+                return Ok(());
             }
         }
         start = end;
     }
+    Ok(())
 }
 
 /// Perplexity as llama.cpp's tool defines it: windows of `context` tokens without overlap, each begun with `bos` in
@@ -46,6 +50,9 @@ pub fn evaluate(
 ///
 /// Returns the perplexity and the number of tokens scored; `None` if the text has not two windows' worth of tokens.
 /// `progress` gets windows done and their number; returning false ends the run after that window.
+///
+/// # Errors
+/// If there is no memory for a cache of `context` tokens.
 pub fn perplexity(
     model: &Model,
     compute: &Compute,
@@ -54,9 +61,9 @@ pub fn perplexity(
     bos: Option<u32>,
     context: usize,
     progress: &mut dyn FnMut(usize, usize) -> bool,
-) -> Option<(f64, usize)> {
+) -> Result<Option<(f64, usize)>, Error> {
     if context < 2 || tokens.len() < 2 * context {
-        return None;
+        return Ok(None);
     }
     let windows = tokens.len() / context;
     let first = context / 2;
@@ -75,10 +82,10 @@ pub fn perplexity(
                 count += 1;
             }
             true
-        });
+        })?;
         if !progress(index + 1, windows) {
             break;
         }
     }
-    Some(((sum / count as f64).exp(), count))
+    Ok(Some(((sum / count as f64).exp(), count)))
 }

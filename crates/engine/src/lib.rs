@@ -11,6 +11,7 @@ mod text;
 pub use engine::{Engine, EngineOptions, numerics_id};
 pub use evaluate::{evaluate, perplexity};
 pub use request::{
-    Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, Sink, SubmitError, TokenEvent, TokenLogprobs,
+    Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, Sink, StartError, SubmitError, TokenEvent,
+    TokenLogprobs,
 };
 pub use text::TextModel;

@@ -162,6 +162,17 @@ pub enum Flow {
 /// Receives the events of one request on the engine's thread; it must not block.
 pub type Sink = Box<dyn FnMut(Event) -> Flow + Send>;
 
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no memory for the cache.
+    #[error(transparent)]
+    Cache(#[from] freehold_model::Error),
+    /// The system gives no thread.
+    #[error("the engine's thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
 /// Why a request was not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SubmitError {

@@ -45,7 +45,7 @@ fn main() {
         };
         for kv_type in [KvType::F32, KvType::F16] {
             let count = 1024 / KV_BLOCK + 1;
-            let mut layer = KvLayer::new(KvShape { kv_type, kv_heads, k_dim: dim, v_dim: dim }, count);
+            let mut layer = KvLayer::new(KvShape { kv_type, kv_heads, k_dim: dim, v_dim: dim }, count).unwrap();
             let tokens = numbers(KV_BLOCK * kv_heads * dim);
             let write = best(|| layer.write(0, 0, &tokens, &tokens));
             for block in 0..count as u32 {

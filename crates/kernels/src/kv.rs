@@ -1,6 +1,7 @@
 //! The KV cache of one layer: keys and values in blocks of 64 positions, rounded once when they are written.
 
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
+use std::alloc::{Layout, alloc_zeroed};
 use std::fmt;
 use std::str::FromStr;
 
@@ -100,17 +101,17 @@ impl BlockView<'_> {
 }
 
 impl KvLayer {
-    /// Room for `blocks` blocks, all zero.
-    pub fn new(shape: KvShape, blocks: usize) -> Self {
+    /// Room for `blocks` blocks, all zero; `None` where the system does not give the memory, or no machine could.
+    pub fn new(shape: KvShape, blocks: usize) -> Option<Self> {
         let KvShape { kv_type, kv_heads, k_dim, v_dim } = shape;
         let storage = |dim: usize| {
-            let length = blocks * kv_heads * dim * KV_BLOCK;
-            match kv_type {
-                KvType::F32 => Storage::F32(Zeroed::new(length)),
-                KvType::F16 => Storage::F16(Zeroed::new(length)),
-            }
+            let length = blocks.checked_mul(kv_heads)?.checked_mul(dim)?.checked_mul(KV_BLOCK)?;
+            Some(match kv_type {
+                KvType::F32 => Storage::F32(Zeroed::new(length)?),
+                KvType::F16 => Storage::F16(Zeroed::new(length)?),
+            })
         };
-        Self { shape, blocks, keys: storage(k_dim), values: storage(v_dim), staging: Vec::new() }
+        Some(Self { shape, blocks, keys: storage(k_dim)?, values: storage(v_dim)?, staging: Vec::new() })
     }
 
     /// What it holds per position.
@@ -204,17 +205,15 @@ impl<T> Default for Zeroed<T> {
     }
 }
 
-impl<T: Copy + Default> Zeroed<T>
-where
-    Vec<T>: ZeroedVec,
-{
+impl<T: Zeroable> Zeroed<T> {
     const LINE_BYTES: usize = 64;
 
-    pub(crate) fn new(length: usize) -> Self {
-        let data = <Vec<T> as ZeroedVec>::zeroed(length + Self::LINE_BYTES / size_of::<T>());
+    /// `None` where the system does not give the memory.
+    pub(crate) fn new(length: usize) -> Option<Self> {
+        let data: Vec<T> = zeroed(length.checked_add(Self::LINE_BYTES / size_of::<T>())?)?;
         // The vector never grows, so its memory stays where it is.
         let start = data.as_ptr().align_offset(Self::LINE_BYTES);
-        Self { data, start, length }
+        Some(Self { data, start, length })
     }
 
     pub(crate) fn as_slice(&self) -> &[T] {
@@ -226,21 +225,27 @@ where
     }
 }
 
-/// `vec![0; n]` asks the system for zeroed memory only where the compiler sees the literal zero.
-pub(crate) trait ZeroedVec {
-    fn zeroed(length: usize) -> Self;
-}
+/// Numbers whose bytes may all be zero.
+///
+/// # Safety
+/// A value whose bytes are all zero is valid, and the type has a size and nothing to drop.
+pub(crate) unsafe trait Zeroable: Copy {}
 
-impl ZeroedVec for Vec<f32> {
-    fn zeroed(length: usize) -> Self {
-        vec![0.0; length]
-    }
-}
+// SAFETY: zero bytes are +0.
+unsafe impl Zeroable for f32 {}
+// SAFETY: zero bytes are 0.
+unsafe impl Zeroable for u16 {}
 
-impl ZeroedVec for Vec<u16> {
-    fn zeroed(length: usize) -> Self {
-        vec![0; length]
-    }
+/// `vec![0; length]`, but for an answer where the system has no memory: `vec!` ends the process, and what the standard
+/// library can reserve without that it does not ask for as zeros, so that filling it would touch all of it. A stricter
+/// alignment than the type's would have it filled as well.
+fn zeroed<T: Zeroable>(length: usize) -> Option<Vec<T>> {
+    let layout = Layout::array::<T>(length).ok().filter(|layout| layout.size() > 0)?;
+    // SAFETY: the layout has a size.
+    let data = unsafe { alloc_zeroed(layout) }.cast::<T>();
+    // SAFETY: the memory comes from the global allocator with the layout of a vector of this capacity, and its zero
+    // bytes are valid values.
+    (!data.is_null()).then(|| unsafe { Vec::from_raw_parts(data, length, length) })
 }
 
 #[cfg(test)]
@@ -253,6 +258,16 @@ mod tests {
             assert_eq!(kv_type.to_string().parse(), Ok(kv_type));
         }
         assert!("q8".parse::<KvType>().is_err());
+    }
+
+    #[test]
+    fn what_no_machine_has_is_not_given() {
+        let shape = |kv_heads, dim| KvShape { kv_type: KvType::F32, kv_heads, k_dim: dim, v_dim: dim };
+        // Beyond any address space, beyond what a vector may hold, beyond usize in the product.
+        let cases = [(shape(1, 1 << 18), 1 << 24), (shape(1, 1 << 18), 1 << 38), (shape(1 << 12, 1 << 20), 1 << 28)];
+        for (shape, blocks) in cases {
+            assert!(KvLayer::new(shape, blocks).is_none(), "{shape:?} × {blocks}");
+        }
     }
 
     #[test]
@@ -278,7 +293,7 @@ mod tests {
         ];
         let written: Vec<f32> = cases.iter().map(|case| case.0).collect();
         for kv_type in [KvType::F32, KvType::F16] {
-            let mut layer = KvLayer::new(KvShape { kv_type, kv_heads: 2, k_dim: 4, v_dim: 4 }, 2);
+            let mut layer = KvLayer::new(KvShape { kv_type, kv_heads: 2, k_dim: 4, v_dim: 4 }, 2).unwrap();
             // Two tokens of two heads of four.
             layer.write(1, 62, &written, &written);
             for (i, &(value, rounded)) in cases.iter().enumerate() {
@@ -296,7 +311,8 @@ mod tests {
     #[test]
     fn every_half_survives_and_every_rounding_is_ieee() {
         // convert_from_f32_slice uses the machine's instruction where it has one; the software form is the measure.
-        let mut layer = KvLayer::new(KvShape { kv_type: KvType::F16, kv_heads: 1, k_dim: 1024, v_dim: 1024 }, 1);
+        let mut layer =
+            KvLayer::new(KvShape { kv_type: KvType::F16, kv_heads: 1, k_dim: 1024, v_dim: 1024 }, 1).unwrap();
         let mut check = |values: &[f32]| {
             layer.write(0, 0, values, values);
             for (d, &value) in values.iter().enumerate() {

@@ -1,9 +1,9 @@
-//! Why a model cannot be loaded.
+//! Why a model cannot be loaded or run.
 
-use freehold_base::Dtype;
+use freehold_base::{Dtype, units};
 use freehold_kernels::{MatrixError, RopeError};
 
-/// Why a model cannot be loaded.
+/// Why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file itself cannot be read.
@@ -54,4 +54,16 @@ pub enum Error {
     /// The rotary position parameters make no sense.
     #[error("the model's rotary position parameters: {0}")]
     Rope(#[from] RopeError),
+    /// The system does not give the memory for a cache.
+    #[error(
+        "the keys and values of {positions} positions take {}, which this machine does not have: choose a smaller \
+         `--context`, or give fewer tokens",
+        units::format_bytes(*.bytes)
+    )]
+    CacheMemory {
+        /// The positions wanted.
+        positions: u64,
+        /// What they take; `u64::MAX` where it is more.
+        bytes: u64,
+    },
 }

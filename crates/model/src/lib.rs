@@ -79,10 +79,25 @@ impl Model {
         KvShape { kv_type, kv_heads, k_dim: head_dim, v_dim: head_dim }
     }
 
-    /// A cache of `blocks` blocks.
-    pub fn new_cache(&self, kv_type: KvType, blocks: usize) -> Cache {
+    /// A cache of `blocks` blocks. The system maps its memory when it is written.
+    ///
+    /// # Errors
+    /// [`Error::CacheMemory`] if the system does not give that much. Linux, as it is usually set, gives what fits its
+    /// memory and swap, whether they are in use or not; other systems, and limits on a container, may show only when
+    /// the cache fills.
+    pub fn new_cache(&self, kv_type: KvType, blocks: usize) -> Result<Cache, Error> {
         let shape = self.kv_shape(kv_type);
-        Cache { layers: (0..self.config.layers).map(|_| KvLayer::new(shape, blocks)).collect() }
+        // No product of four counts overflows this.
+        let bytes = shape.block_bytes() as u128 * blocks as u128 * self.config.layers as u128;
+        let refused = || Error::CacheMemory {
+            positions: (blocks as u64).saturating_mul(KV_BLOCK as u64),
+            bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        };
+        if !would_be_given(bytes) {
+            return Err(refused());
+        }
+        let layers = (0..self.config.layers).map(|_| KvLayer::new(shape, blocks));
+        Ok(Cache { layers: layers.collect::<Option<Vec<_>>>().ok_or_else(refused)? })
     }
 
     /// Runs the chunks together and puts the logits they ask for into `logits`, one row of the vocabulary's size each,
@@ -109,4 +124,14 @@ impl Model {
         let mut step = Step::new(compute, chunks, cache, workspace, &self.decoder.ropes);
         self.decoder.forward(&mut step, logits);
     }
+}
+
+/// Whether the system would give so much at once. Each layer's share may be little enough for it to promise them all,
+/// and to end the process once they are used.
+fn would_be_given(bytes: u128) -> bool {
+    let mut whole = Vec::<u8>::new();
+    let given = usize::try_from(bytes).is_ok_and(|bytes| whole.try_reserve_exact(bytes).is_ok());
+    // Memory that nobody uses need not be asked for, as the compiler sees it.
+    std::hint::black_box(&whole);
+    given
 }

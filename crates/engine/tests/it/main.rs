@@ -1,5 +1,7 @@
 //! The engine on a tiny model: answers alone and in company, ends, refusals, cancellation.
 
+mod hostile;
+
 use freehold_engine::{
     Engine, EngineOptions, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError, TextModel,
 };

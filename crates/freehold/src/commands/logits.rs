@@ -58,7 +58,7 @@ impl Options {
                 rows.push(row.to_vec());
             }
             true
-        });
+        })?;
         let sha256 = hasher.finish().hex();
         if json {
             let mut document = json!({

@@ -47,7 +47,7 @@ impl Options {
         let result = perplexity(&model, &compute, self.compute.kv, &tokens, bos, context, &mut |done, _| {
             bar.set_position(done as u64);
             true
-        });
+        })?;
         bar.finish_and_clear();
         let (perplexity, scored) = result.with_context(|| {
             format!(

@@ -108,7 +108,7 @@ pub(super) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut A
 #[target_feature(enable = "avx2,fma,f16c")]
 fn widened<'a>(from: &[u16], memory: &'a mut Zeroed<f32>, length: usize) -> &'a [f32] {
     if memory.as_slice().len() < length {
-        *memory = Zeroed::new(length);
+        *memory = Zeroed::new(length).expect("memory for one block of one kv head");
     }
     let (to, from) = (&mut memory.as_mut_slice()[..length], &from[..length]);
     // A block has 64 keys, so its length is a multiple of eight.

@@ -21,7 +21,7 @@ impl Sequence {
         let count = length.div_ceil(KV_BLOCK);
         // The blocks lie in another order in the cache, with one of stale numbers between them.
         let blocks: Vec<u32> = (0..count as u32).rev().map(|block| block + u32::from(block >= 1)).collect();
-        let mut layer = KvLayer::new(KvShape { kv_type, kv_heads, k_dim, v_dim }, count + 1);
+        let mut layer = KvLayer::new(KvShape { kv_type, kv_heads, k_dim, v_dim }, count + 1).unwrap();
         for block in 0..=count as u32 {
             let stale = |dim: usize| vec![f32::INFINITY; KV_BLOCK * kv_heads * dim];
             layer.write(block, 0, &stale(k_dim), &stale(v_dim));

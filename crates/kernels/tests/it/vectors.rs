@@ -98,7 +98,7 @@ fn the_documents_vectors() {
             softcap: None,
             sinks: None,
         };
-        let mut layer = KvLayer::new(KvShape { kv_type: KvType::F16, kv_heads: 1, k_dim: 8, v_dim: 8 }, 3);
+        let mut layer = KvLayer::new(KvShape { kv_type: KvType::F16, kv_heads: 1, k_dim: 8, v_dim: 8 }, 3).unwrap();
         for position in 0..130 {
             layer.write(
                 position / 64,

@@ -59,7 +59,7 @@ fn golden(name: &str) -> Golden {
 fn logits(model: &Model, compute: &Compute, kv_type: KvType, tokens: &[u32], chunk: usize) -> Vec<f32> {
     // Blocks in no particular order: a table leads to them.
     let blocks: Vec<u32> = (0..tokens.len().div_ceil(KV_BLOCK) as u32).rev().collect();
-    let mut cache = model.new_cache(kv_type, blocks.len());
+    let mut cache = model.new_cache(kv_type, blocks.len()).unwrap();
     let (mut workspace, mut part_logits, mut all) = (Workspace::default(), Vec::new(), Vec::new());
     for (index, part) in tokens.chunks(chunk).enumerate() {
         let part = Chunk { tokens: part, start: index * chunk, blocks: &blocks, logits: LogitRows::All };
@@ -179,7 +179,7 @@ fn a_sequences_logits_do_not_depend_on_its_neighbours() {
             let sequences: Vec<Vec<u32>> = (0..batch)
                 .map(|s| (0..70 + s * 3).map(|i| ((i * 31 + s * 17 + 5) % vocabulary) as u32).collect())
                 .collect();
-            let mut cache = model.new_cache(KvType::F16, batch * 2);
+            let mut cache = model.new_cache(KvType::F16, batch * 2).unwrap();
             // Interleaved blocks.
             let tables: Vec<[u32; 2]> = (0..batch as u32).map(|s| [s, s + batch as u32]).collect();
             let (mut workspace, mut together) = (Workspace::default(), Vec::new());
