@@ -1,6 +1,6 @@
 //! Logits of given tokens, and what follows from them: the numbers behind `logits` and `perplexity`.
 
-use freehold_kernels::{Compute, KV_BLOCK, KvType};
+use freehold_kernels::{Compute, KV_BLOCK, KvType, math64};
 use freehold_model::{Chunk, Error, LogitRows, Model, Workspace};
 
 /// Runs `tokens` from an empty cache in chunks of `chunk` and hands over the logits: of the last token, or, with `all`,
@@ -87,5 +87,5 @@ pub fn perplexity(
             break;
         }
     }
-    Ok(Some(((sum / count as f64).exp(), count)))
+    Ok(Some((math64::exp(sum / count as f64), count)))
 }

@@ -60,6 +60,8 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// By what queries and keys are multiplied; `None`: derived from `factor` and the two numbers below.
         attention_factor: Option<f64>,
+        /// By what the derived attention factor is multiplied; 1 but in some GGUF files.
+        attention_multiplier: f64,
         /// DeepSeek's weights of the derived attention factor. Not negative.
         mscale: Option<f64>,
         /// See `mscale`.
@@ -205,6 +207,7 @@ fn scaling_of(config: &Config, scaling: &Config) -> Result<RopeScaling> {
             beta_fast: positive(scaling, "beta_fast")?.unwrap_or(YARN_BETA_FAST_DEFAULT),
             beta_slow: positive(scaling, "beta_slow")?.unwrap_or(YARN_BETA_SLOW_DEFAULT),
             attention_factor: positive(scaling, "attention_factor")?,
+            attention_multiplier: 1.0,
             mscale: not_negative(scaling, "mscale")?,
             mscale_all_dim: not_negative(scaling, "mscale_all_dim")?,
             truncate: scaling.optional_bool("truncate")?.unwrap_or(true),
@@ -314,17 +317,15 @@ impl Keys<'_> {
         }
         // Converters copy the configuration's attention factor, which is the whole of it, to the one key, and to the other
         // what llama.cpp multiplies with what it derives from the factor.
-        let multiplier = self.positive("rope.scaling.attn_factor")?.filter(|&multiplier| multiplier != 1.0);
-        let attention_factor = match multiplier {
-            Some(multiplier) => Some(multiplier * (1.0 + 0.1 * factor.max(1.0).ln())),
-            None => self.positive("rope.scaling.yarn_attn_factor")?,
-        };
+        let attention_multiplier = self.positive("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let attention_factor = self.positive("rope.scaling.yarn_attn_factor")?.filter(|_| attention_multiplier == 1.0);
         Ok(RopeScaling::Yarn {
             factor,
             original_max_position_embeddings: original,
             beta_fast: self.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(YARN_BETA_FAST_DEFAULT),
             beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(YARN_BETA_SLOW_DEFAULT),
             attention_factor,
+            attention_multiplier,
             mscale: None,
             mscale_all_dim: None,
             truncate: true,

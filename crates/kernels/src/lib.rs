@@ -15,7 +15,7 @@ mod compute;
 mod isa;
 mod kv;
 pub mod math;
-mod math64;
+pub mod math64;
 mod matmul;
 mod matrix;
 mod packed;

@@ -1,5 +1,5 @@
-//! Elementary functions in f64 for tables that are made once (rope): IEEE basic operations only, so that a table has the
-//! same bits on every machine. Relative error around 1e−15.
+//! Elementary functions in f64, for tables that are made once (rope) and for figures such as a perplexity: IEEE basic
+//! operations only, so that they have the same bits on every machine. Relative error around 1e−15.
 
 /// 1.5·2⁵²: adding it rounds to an integer, to even on ties.
 const ROUND: f64 = 6_755_399_441_055_744.0;
@@ -28,8 +28,14 @@ const fn inverse_factorial(n: u64) -> f64 {
     1.0 / factorial as f64
 }
 
-/// e^x for |x| ≤ 700.
-pub(crate) fn exp(x: f64) -> f64 {
+/// e^x. No result is subnormal: from below −708 it is 0. Above 709 it is infinite.
+pub fn exp(x: f64) -> f64 {
+    if x < -708.0 {
+        return 0.0;
+    }
+    if x > 709.0 {
+        return f64::INFINITY;
+    }
     let n = (x * std::f64::consts::LOG2_E + ROUND) - ROUND;
     let r = n.mul_add(-LN_2[1], n.mul_add(-LN_2[0], x));
     // Taylor's series: the first term left out is below 4e−18.
@@ -160,5 +166,8 @@ mod tests {
     #[test]
     fn exact_cases() {
         assert_eq!((exp(0.0), ln(1.0), sin_cos(0.0), pow(10_000.0, 0.0)), (1.0, 0.0, (0.0, 1.0), 1.0));
+        assert_eq!((exp(709.1), exp(f64::INFINITY)), (f64::INFINITY, f64::INFINITY));
+        assert_eq!((exp(-708.1), exp(f64::NEG_INFINITY)), (0.0, 0.0));
+        assert!(exp(709.0).is_finite() && exp(-708.0).is_normal() && exp(f64::NAN).is_nan());
     }
 }

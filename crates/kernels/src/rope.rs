@@ -41,6 +41,8 @@ pub enum RopeScaling {
         truncate: bool,
         /// What cosines and sines are multiplied by. Where it is missing, the `mscale`s decide.
         attention_factor: Option<f64>,
+        /// By what the derived attention factor is multiplied (1 where the model does not say).
+        attention_multiplier: f64,
         /// With `mscale_all_dim`, gives the attention factor as a ratio (DeepSeek).
         mscale: Option<f64>,
         /// See `mscale`.
@@ -146,6 +148,7 @@ impl RopeFrequencies {
                 beta_slow,
                 truncate,
                 attention_factor: given,
+                attention_multiplier,
                 mscale,
                 mscale_all_dim,
             } => {
@@ -156,10 +159,9 @@ impl RopeFrequencies {
                 if theta <= 1.0 {
                     return Err(RopeError::Parameter { name: "theta", value: theta });
                 }
-                attention_factor = yarn_attention_factor(factor, given, mscale, mscale_all_dim);
-                if !(1e-6..=1e12).contains(&attention_factor) {
-                    return Err(RopeError::Parameter { name: "attention_factor", value: attention_factor });
-                }
+                attention_factor = given
+                    .unwrap_or_else(|| attention_multiplier * yarn_attention_factor(factor, mscale, mscale_all_dim));
+                check("attention_factor", attention_factor)?;
                 // The pair (fractional) that makes `rotations` turns over the original context.
                 let pair_of = |rotations: f64| {
                     rotary_dim as f64 * math64::ln(original_context / (rotations * std::f64::consts::TAU))
@@ -230,12 +232,11 @@ fn check(name: &'static str, value: f64) -> Result<(), RopeError> {
     if (1e-6..=1e12).contains(&value) { Ok(()) } else { Err(RopeError::Parameter { name, value }) }
 }
 
-fn yarn_attention_factor(factor: f64, given: Option<f64>, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
+fn yarn_attention_factor(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
     let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * math64::ln(factor) + 1.0 };
-    match (given, mscale, mscale_all_dim) {
-        (Some(given), _, _) => given,
+    match (mscale, mscale_all_dim) {
         // A zero counts as missing, as there.
-        (None, Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => scale(mscale) / scale(all),
+        (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => scale(mscale) / scale(all),
         _ => scale(1.0),
     }
 }
@@ -305,6 +306,7 @@ mod tests {
             beta_slow: 1.0,
             truncate: true,
             attention_factor,
+            attention_multiplier: 0.5,
             mscale,
             mscale_all_dim,
         };
@@ -327,7 +329,7 @@ mod tests {
                 "yarn",
                 yarn(1024.0, None, None, None),
                 [1.0, ramp(0.1, 1.0 / 3.0), ramp(0.01, 2.0 / 3.0), 0.001 / 4.0],
-                0.1 * 4f64.ln() + 1.0,
+                0.5 * (0.1 * 4f64.ln() + 1.0),
             ),
             (
                 "yarn, factor given",
@@ -339,7 +341,7 @@ mod tests {
                 "yarn, mscales",
                 yarn(1024.0, None, Some(2.0), Some(1.0)),
                 [1.0, ramp(0.1, 1.0 / 3.0), ramp(0.01, 2.0 / 3.0), 0.001 / 4.0],
-                (0.2 * 4f64.ln() + 1.0) / (0.1 * 4f64.ln() + 1.0),
+                0.5 * (0.2 * 4f64.ln() + 1.0) / (0.1 * 4f64.ln() + 1.0),
             ),
             ("factors", RopeScaling::Factors(vec![1.0, 2.0, 4.0, 8.0]), [1.0, 0.05, 0.0025, 0.000_125], 1.0),
             (
@@ -366,6 +368,7 @@ mod tests {
             beta_slow: 1.0,
             truncate: false,
             attention_factor: None,
+            attention_multiplier: 1.0,
             mscale: None,
             mscale_all_dim: None,
         };

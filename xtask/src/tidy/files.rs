@@ -1,4 +1,5 @@
-//! What every file must hold to: length, nothing left over, `unsafe` in its places, no ties to one machine, live links.
+//! What every file must hold to: length, nothing left over, `unsafe` in its places, no math library, no ties to one
+//! machine, live links.
 
 use super::source::{code_only, functions, line_number, without_tests, word_positions};
 use super::{Problem, Tree};
@@ -12,6 +13,17 @@ const FUNCTION_LINES_REMARKED: usize = 70;
 /// in tests, which cannot be written without it.
 const UNSAFE_PLACES: [&str; 3] =
     ["crates/kernels/", "crates/formats/src/mmap.rs", "crates/formats/tests/it/allocator.rs"];
+
+/// The crates whose numbers reach a result.
+const NUMERIC_PLACES: [&str; 5] =
+    ["crates/base/src/", "crates/kernels/src/", "crates/formats/src/", "crates/model/src/", "crates/engine/src/"];
+
+/// What `f32` and `f64` take from the platform's math library: the bits differ from one to the next (`docs/numerics.md`).
+const LIBM: [&str; 29] = [
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "cos", "cosh", "exp", "exp2", "exp_m1",
+    "gamma", "hypot", "ln", "ln_1p", "ln_gamma", "log", "log10", "log2", "powf", "powi", "sin", "sin_cos", "sinh",
+    "tan", "tanh", "erf",
+];
 
 /// Marks of unfinished work. Spelled in halves, as this file is checked too.
 const LEFTOVERS: [&str; 6] = [
@@ -100,6 +112,20 @@ fn check_rust(path: &str, text: &str, problems: &mut Vec<Problem>) {
         for at in word_positions(&code, "unsafe") {
             let text = format!("`unsafe` belongs only in {}", UNSAFE_PLACES.join(" and "));
             problems.push(Problem::new(path, line_number(&code, at), text));
+        }
+    }
+    if NUMERIC_PLACES.iter().any(|place| path.starts_with(place)) {
+        let code = code_only(without_tests(text));
+        // A field may be called so: only methods that are called count.
+        let of_a_float = |at: usize, word: &str| {
+            let is_method = code[..at].ends_with('.') && code[at + word.len()..].starts_with('(');
+            is_method || ["f32::", "f64::"].iter().any(|before| code[..at].ends_with(before))
+        };
+        for word in LIBM {
+            for at in word_positions(&code, word).filter(|&at| of_a_float(at, word)) {
+                let text = format!("`{word}` is the platform's: take the one of `freehold_kernels::math` or `math64`");
+                problems.push(Problem::new(path, line_number(&code, at), text));
+            }
         }
     }
 }
@@ -191,6 +217,8 @@ mod tests {
             (".ci/run", format!("cd {machine}main"), "path of one machine"),
             ("crates/x/src/lib.rs", "fn f() { unsafe { g() } }".to_owned(), "`unsafe` belongs only in"),
             ("crates/formats/src/mmap/other.rs", "unsafe fn f() {}".to_owned(), "`unsafe` belongs only in"),
+            ("crates/engine/src/a.rs", "fn f(x: f64) -> f64 {\n x.ln() }".to_owned(), "a.rs:2: `ln` is the platform's"),
+            ("crates/kernels/src/a.rs", "const F: fn(f32) -> f32 = f32::exp;".to_owned(), "`exp` is the platform's"),
             ("Cargo.lock", "a\nsource = \"git+https://x.y/z\"".to_owned(), "Cargo.lock:2: a dependency from git"),
             ("docs/a.md", "see [b](b.md)".to_owned(), "`b.md` leads nowhere"),
             ("docs/a.md", "see [b](../../b.md#c)".to_owned(), "`../../b.md#c` leads nowhere"),
@@ -210,6 +238,11 @@ mod tests {
             ("crates/x/src/lib.rs", long.as_str()),
             ("crates/x/src/policy.rs", "// unsafe\nconst POLICY: &str = \"'unsafe-inline'\"; // unsafe_code"),
             ("crates/kernels/src/pool.rs", "unsafe fn f() {}"),
+            (
+                "crates/engine/src/a.rs",
+                "fn f() { math64::exp(x.sqrt()); a.explain(); } // x.ln()\n#[cfg(test)]\nmod tests {\n    x.exp()\n}\n",
+            ),
+            ("crates/hub/src/a.rs", "fn f() { x.log2(); }"),
             ("crates/formats/src/mmap.rs", "unsafe fn f() {}"),
             ("tests/data/text.txt", &data),
             ("crates/x/tests/data/text.txt", &data),

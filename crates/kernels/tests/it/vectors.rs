@@ -55,6 +55,7 @@ fn the_documents_vectors() {
             beta_slow: 1.0,
             truncate: true,
             attention_factor: None,
+            attention_multiplier: 1.0,
             mscale: None,
             mscale_all_dim: None,
         };
