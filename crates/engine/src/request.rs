@@ -17,8 +17,8 @@ pub struct GenerationRequest {
     pub logprobs: Option<usize>,
 }
 
-/// How the next token is chosen. The default is greedy. Filters apply in this order: penalties and bias, temperature,
-/// top-k, top-p, min-p.
+/// How the next token is chosen. The default is greedy. Filters apply in this order: penalties and bias, top-k,
+/// temperature, min-p, top-p, whose share is of what top-k left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// 0: always the most probable token (ties to the lower id).
