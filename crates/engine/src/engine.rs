@@ -14,6 +14,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How an engine runs. None of it changes a bit but the cache's type, which the numerics id names.
+///
+/// The cache holds two contexts, and a request reserves its share when it is taken up: its prompt and all that it may
+/// answer, a whole context where it names no `max_tokens`. Requests are taken up in the order in which they came, so one
+/// that does not fit yet keeps smaller ones behind it waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
     /// How keys and values are kept.
