@@ -34,6 +34,13 @@ pub(crate) struct Naming<'n> {
     pub(crate) expected: Option<Digest>,
 }
 
+impl<'n> Naming<'n> {
+    /// A name that nothing else has to hold for.
+    pub(crate) fn new(name: &'n str) -> Self {
+        Self { name, replaces: false, expected: None }
+    }
+}
+
 /// A model that was asked for.
 #[derive(Debug)]
 pub struct Pulled {
@@ -100,15 +107,9 @@ impl Hub {
                 let model = LocalModel::open(&path)?;
                 // The same path means the same file from wherever it is given.
                 let source = Source::File(path.canonicalize().map_err(HubError::io(&path))?);
-                let name = name.map(str::to_owned).or_else(|| source.default_name());
-                self.adopt(model, name, reference, &source.to_string(), None, watch)
+                self.adopt(model, Naming::new(&chosen_name(name, &source)?), &source.to_string(), watch)
             }
-            Reference::Source(source) => {
-                let name = name.map(str::to_owned).or_else(|| source.default_name());
-                let name = name.ok_or_else(|| HubError::NoName { reference: source.to_string() })?;
-                freehold_store::validate_name(&name)?;
-                self.pull_source(&source, Naming { name: &name, replaces: false, expected: None }, watch)
-            }
+            Reference::Source(source) => self.pull_source(&source, Naming::new(&chosen_name(name, &source)?), watch),
             Reference::StoreDigest(_) => Ok(Pulled { model: self.store.resolve(reference)?, was_present: true }),
             Reference::Name { name: wanted, digest } => {
                 let Some(entry) = self.catalogue.find(&wanted) else {
@@ -147,16 +148,8 @@ impl Hub {
     ) -> Result<Pulled, HubError> {
         freehold_store::validate_name(naming.name)?;
         match &entry.source {
-            Some(Source::File(path)) => {
-                let source = Source::File(path.clone()).to_string();
-                self.adopt(
-                    LocalModel::open(path)?,
-                    Some(naming.name.to_owned()),
-                    &source,
-                    &source,
-                    naming.expected,
-                    watch,
-                )
+            Some(source @ Source::File(path)) => {
+                self.adopt(LocalModel::open(path)?, naming, &source.to_string(), watch)
             }
             Some(source) => self.pull_source(source, naming, watch),
             None => Err(HubError::NoOrigin { label: entry.name.clone() }),
@@ -171,7 +164,8 @@ impl Hub {
     pub fn import(&self, reference: &str, name: Option<&str>, watch: &mut Watch<'_>) -> Result<Pulled, HubError> {
         let found = self.caches().find(reference)?;
         let name = name.map_or(found.name, str::to_owned);
-        self.adopt(found.model, Some(name), reference, reference, None, watch)
+        freehold_store::validate_name(&name)?;
+        self.adopt(found.model, Naming::new(&name), reference, watch)
     }
 
     /// What [`Hub::import`] could take over.
@@ -292,19 +286,15 @@ impl Hub {
         }
     }
 
-    /// Takes files of this machine into the store as a model. If it must become the model `expected` and would not,
-    /// nothing gets the name.
+    /// Takes files of this machine into the store as a model.
     pub(crate) fn adopt(
         &self,
         local: LocalModel,
-        name: Option<String>,
-        reference: &str,
+        naming: Naming<'_>,
         source: &str,
-        expected: Option<Digest>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
-        let name = name.ok_or_else(|| HubError::NoName { reference: reference.to_owned() })?;
-        freehold_store::validate_name(&name)?;
+        let name = naming.name;
         let ingest = self.store.ingest()?;
         let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         let total = local.files.iter().map(|file| size(&file.source)).fold(0, u64::saturating_add);
@@ -312,24 +302,24 @@ impl Hub {
         let mut files = Vec::with_capacity(local.files.len());
         for file in &local.files {
             let blob = ingest.adopt_file(&file.source, file.expected, &mut |bytes| {
-                watch(&Status::checking(&name, done.saturating_add(bytes), Some(total)))
+                watch(&Status::checking(name, done.saturating_add(bytes), Some(total)))
             })?;
             done = done.saturating_add(blob.size_bytes);
             files.push(NewFile { path: file.path.clone(), digest: blob.digest, size_bytes: blob.size_bytes });
         }
         let new_model = NewModel { facts: local.facts, files };
-        must_be(expected, new_model.digest()?, &name)?;
-        let existing = self.store.resolve(&name).ok();
+        must_be(naming.expected, new_model.digest()?, name)?;
+        let existing = self.store.resolve(name).ok();
         if let Some(model) = existing {
             if model.digest == new_model.digest()? {
                 return Ok(Pulled { model, was_present: true });
             }
             // The same place with new content is an update; another place is another model.
-            if model.source.as_deref() != Some(source) {
-                return Err(HubError::NameTaken { name });
+            if !naming.replaces && model.source.as_deref() != Some(source) {
+                return Err(HubError::NameTaken { name: name.to_owned() });
             }
         }
-        let model = ingest.publish(&name, &new_model, source)?;
+        let model = ingest.publish(name, &new_model, source)?;
         Ok(Pulled { model, was_present: false })
     }
 
@@ -434,6 +424,15 @@ impl Hub {
     }
 }
 
+/// The name that was given, or one made from the source.
+fn chosen_name(given: Option<&str>, source: &Source) -> Result<String, HubError> {
+    let name = given.map(str::to_owned).or_else(|| source.default_name());
+    let name = name.ok_or_else(|| HubError::NoName { reference: source.to_string() })?;
+    freehold_store::validate_name(&name)?;
+    Ok(name)
+}
+
+/// Refuses a model that is not the one it must be.
 pub(crate) fn must_be(expected: Option<Digest>, found: Digest, name: &str) -> Result<(), HubError> {
     match expected {
         Some(expected) if expected != found => Err(HubError::Changed { name: name.to_owned(), expected, found }),

@@ -100,14 +100,18 @@ impl Hub {
             }
         }
         let origin = entry.source.as_deref().ok_or_else(unknown)?;
-        let expected = Some(entry.digest);
-        let local = match Source::parse(origin)? {
-            Some(Source::File(path)) => LocalModel::open(&path)?,
-            Some(source) => {
-                return self.pull_source(&source, Naming { name, replaces: false, expected }, watch).map(drop);
+        let naming = Naming { name, replaces: false, expected: Some(entry.digest) };
+        if let Ok(found) = self.caches().find(origin) {
+            match self.adopt(found.model, naming, origin, watch) {
+                // What another tool has of a repository may be less than what was pulled of it.
+                Err(HubError::Changed { .. }) if Source::parse(origin)?.is_some() => {}
+                result => return result.map(drop),
             }
-            None => self.caches().find(origin)?.model,
-        };
-        self.adopt(local, Some(name.to_owned()), origin, origin, expected, watch).map(drop)
+        }
+        match Source::parse(origin)? {
+            Some(Source::File(path)) => self.adopt(LocalModel::open(&path)?, naming, origin, watch).map(drop),
+            Some(source) => self.pull_source(&source, naming, watch).map(drop),
+            None => self.caches().find(origin).map(drop),
+        }
     }
 }

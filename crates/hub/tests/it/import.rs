@@ -5,6 +5,7 @@ use crate::{Home, assert_says, content, gguf, quiet};
 use freehold_base::Digest;
 use freehold_hub::{HubError, Pulled};
 use std::fs;
+use std::ops::ControlFlow;
 
 fn import(home: &Home, reference: &str) -> Result<Pulled, HubError> {
     home.hub().import(reference, None, &mut quiet)
@@ -153,6 +154,26 @@ mod hugging_face {
             ("hf:org/smol/../../x", "must look like"),
         ] {
             assert_says(import(&home, reference), &[part]);
+        }
+    }
+
+    #[test]
+    fn what_is_lost_of_an_import_is_taken_from_the_cache_again() {
+        let home = Home::new();
+        write_folder(&home, &format!("hugging-face/models--org--smol/snapshots/{COMMIT}"));
+        home.write("hugging-face/models--org--smol/refs/main", COMMIT);
+        let model = import(&home, "hf:org/smol").unwrap().model;
+        // The hub of these tests cannot be reached.
+        for lost in [model.digest, model.files[0].digest] {
+            let hub = home.hub();
+            let blob = hub.store().blob_path(&lost);
+            fs::remove_file(&blob).unwrap();
+            let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+            for repair in hub.repair(&faults, &mut quiet).unwrap() {
+                repair.result.unwrap();
+            }
+            assert_eq!(hub.store().resolve("org/smol").unwrap().digest, model.digest);
+            assert!(blob.is_file());
         }
     }
 
