@@ -126,14 +126,16 @@ impl Http {
     ) -> Result<(), HubError> {
         let mut attempts = 0;
         let mut etag = None;
+        // Of all attempts: a server that has bytes dropped and sent again must not look like one that goes on.
+        let mut furthest = writer.length();
         loop {
-            let before = writer.length();
             let error = match self.attempt(resource, writer, &mut etag, report) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing(error)) => error,
             };
-            attempts = if writer.length() > before { 0 } else { attempts + 1 };
+            attempts = if writer.length() > furthest { 0 } else { attempts + 1 };
+            furthest = furthest.max(writer.length());
             if attempts >= ATTEMPTS {
                 return Err(error);
             }

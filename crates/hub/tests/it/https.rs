@@ -95,6 +95,26 @@ fn a_later_pull_goes_on_from_what_is_there() {
     }
 }
 
+/// Bytes that come again and again are no progress: such a server is given up like one that sends none.
+#[test]
+fn a_server_that_sends_the_same_again_is_given_up() {
+    let bytes = gguf("Tiny", SIZE);
+    for case in ["sends another range", "ignores ranges"] {
+        let body = bytes.clone();
+        let turn = AtomicUsize::new(0);
+        let server = Server::new(move |request| match (turn.fetch_add(1, Ordering::SeqCst), case) {
+            // Much later than it should be asked.
+            (50.., _) => Reply::range(request, &body),
+            (_, "sends another range") if request.range.is_some() => Reply::whole(&body)
+                .header(&format!("Content-Range: bytes 0-{}/{}", body.len() - 1, body.len()))
+                .called_partial(),
+            _ => Reply::whole(&body).cut(1000),
+        });
+        assert_says(Home::new().pull(&reference(&server, &bytes)), &["broke off again and again"]);
+        assert_eq!(server.take_requests().len(), 5, "{case}");
+    }
+}
+
 #[test]
 fn wrong_bytes_are_refused_and_old_wrong_bytes_forgotten() {
     let bytes = gguf("Tiny", SIZE);
