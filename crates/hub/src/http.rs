@@ -347,8 +347,10 @@ fn reason_of(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
+/// The host, with its port where that is not the scheme's own.
 pub(crate) fn host(url: &Url) -> String {
-    url.host_str().unwrap_or("the server").to_owned()
+    let host = url.host_str().unwrap_or("the server");
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The address without credentials and query, either of which may be a secret.

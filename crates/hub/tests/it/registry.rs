@@ -225,8 +225,8 @@ fn strangers_are_told_what_to_do() {
         }
     }
     let (home, model) = home_with_model();
-    assert_says(home.pull("oci://127.0.0.1:1/x"), &["could not reach 127.0.0.1"]);
-    assert_push_says(push(&home, "oci://127.0.0.1:1/x"), &["could not reach 127.0.0.1"]);
+    assert_says(home.pull("oci://127.0.0.1:1/x"), &["could not reach 127.0.0.1:1:"]);
+    assert_push_says(push(&home, "oci://127.0.0.1:1/x"), &["could not reach 127.0.0.1:1:"]);
     assert_push_says(push(&home, "https://127.0.0.1/x"), &["must look like oci://HOST/NAME:TAG"]);
     let (server, _content) = registry(Door::Open);
     let other = reference(&server, &format!("@{}", Digest::of(b"")));
