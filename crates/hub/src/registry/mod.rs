@@ -17,7 +17,7 @@ use crate::HubError;
 use crate::answers::{Challenge, parse_challenge, parse_token};
 use crate::http::{Answer, Failure, Http, Network, Resource, host};
 use crate::options::Options;
-use crate::reference::is_internal;
+use crate::reference::{is_internal, is_loopback};
 use crate::secret::Secret;
 use freehold_base::Digest;
 use reqwest::Method;
@@ -118,7 +118,9 @@ impl<'a> Registry<'a> {
         };
         let wrong = |reason: &str| HubError::Answer { what: "the place to get a token", reason: reason.to_owned() };
         let mut url = Url::parse(realm).map_err(|_| wrong("it is no address"))?;
-        let is_safe = url.scheme() == "https" || (url.scheme() == "http" && self.base.scheme() == "http");
+        // A registry on this machine itself is asked without TLS; its password must not leave the machine so.
+        let may_be_plain = self.name.is_plain_http || (self.base.scheme() == "http" && is_loopback(&url));
+        let is_safe = url.scheme() == "https" || (url.scheme() == "http" && may_be_plain);
         if !is_safe || (is_internal(&url) && !is_internal(&self.base)) {
             return Err(wrong("it is not as well protected as the registry"));
         }

@@ -338,7 +338,7 @@ fn passwords_and_uploads_stay_with_the_registry() {
         _ => Reply::status(404),
     });
     assert_push_says(push(&home, &reference(&server, ":v1")), &["the place to upload to", "lies on another server"]);
-    for realm in ["ftp://127.0.0.1/token", "file:///etc/passwd", "token"] {
+    for realm in ["ftp://127.0.0.1/token", "file:///etc/passwd", "token", "http://192.0.2.1/token"] {
         let server = Server::new(move |_| {
             Reply::status(401).header(&format!("WWW-Authenticate: Bearer realm=\"{realm}\",service=\"x\""))
         });
