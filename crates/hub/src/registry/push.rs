@@ -37,6 +37,8 @@ impl Hub {
     /// The model is not there or damaged; the registry cannot be reached or refuses; `watch` stopped it.
     pub fn push(&self, model: &str, target: &str, watch: &mut Watch<'_>) -> Result<Pushed, HubError> {
         let target = RegistryName::parse(target)?;
+        // Held to the end, so that nothing is cleaned away before it is sent.
+        let _in_use = self.store().ingest()?;
         let model = self.store().resolve(model)?;
         if let Version::Digest(digest) = target.version
             && digest != model.digest

@@ -201,6 +201,26 @@ fn blobs_larger_than_a_piece_are_sent_in_pieces() {
 }
 
 #[test]
+fn what_is_removed_while_it_is_sent_is_sent_all_the_same() {
+    let (server, content) = registry(Door::Open);
+    let (home, model) = home_with_model();
+    let store = home.hub().store().clone();
+    let mut freed = None;
+    home.hub()
+        .push("smol", &reference(&server, ":v1"), &mut |status| {
+            if status.stage == Stage::Uploading && freed.is_none() {
+                store.remove("smol").unwrap();
+                freed = Some(store.clean().unwrap());
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(freed.unwrap().deferred);
+    assert_eq!(content.lock().unwrap().blobs.len(), model.files.len() + 1);
+    assert!(store.clean().unwrap().files > 0);
+}
+
+#[test]
 fn strangers_are_told_what_to_do() {
     for (door, with_password, pull_part, push_part) in [
         (
