@@ -266,7 +266,11 @@ pub(crate) fn is_internal(url: &Url) -> bool {
                 || address.is_unspecified()
                 || address.to_ipv4_mapped().is_some_and(internal)
         }
-        _ => false,
+        Some(url::Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        None => false,
     };
     by_address || is_loopback(url)
 }
@@ -288,4 +292,37 @@ fn file_path(reference: &str, text: &str) -> Result<PathBuf, HubError> {
         return Ok(home.join(rest));
     }
     Ok(PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_internal;
+    use url::Url;
+
+    /// Seen from outside only where a server on another machine leads here.
+    #[test]
+    fn internal_addresses() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("LOCALHOST.", true),
+            ("a.localhost", true),
+            ("127.0.0.1", true),
+            ("0x7f.1", true),
+            ("2130706433", true),
+            ("0.0.0.0", true),
+            ("169.254.169.254", true),
+            ("[::1]", true),
+            ("[::]", true),
+            ("[fe80::1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("[::ffff:169.254.169.254]", true),
+            ("localhost.example", false),
+            ("notlocalhost", false),
+            ("192.0.2.1", false),
+            ("[2001:db8::1]", false),
+        ] {
+            let url = Url::parse(&format!("https://{host}/")).unwrap();
+            assert_eq!(is_internal(&url), expected, "{host}");
+        }
+    }
 }
