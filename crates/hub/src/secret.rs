@@ -23,7 +23,7 @@ impl Secret {
     /// `SCHEME …`.
     pub(crate) fn authorization(&self, scheme: &str, setting: &'static str) -> Result<HeaderValue, HubError> {
         let mut value = HeaderValue::from_str(&format!("{scheme} {}", self.0))
-            .map_err(|_| HubError::Setting { setting, reason: "it holds characters that no token has" })?;
+            .map_err(|_| HubError::Setting { setting, reason: "it holds characters that no token has; set it anew" })?;
         value.set_sensitive(true);
         Ok(value)
     }
