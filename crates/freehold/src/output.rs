@@ -3,7 +3,7 @@
 use anyhow::Result;
 use freehold_hub::{Stage, Status};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::ops::ControlFlow;
 
 /// The command was called wrongly, in a way that clap does not know of.
@@ -22,8 +22,8 @@ impl std::fmt::Display for UsageError {
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// One line on standard error: what was wrong, and its causes where they say more.
@@ -34,29 +34,35 @@ pub(crate) fn print_error(error: &anyhow::Error) {
             message = format!("{message}: {cause}");
         }
     }
+    let mut err = io::stderr().lock();
+    let is_terminal = err.is_terminal();
     // Where even this cannot be written there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "error: {message}");
+    let _ = write_text(&mut err, is_terminal, &format!("error: {message}\n"));
 }
 
 /// A text and a line end on standard output. Unlike `println!` it is no panic where the reader has gone.
 pub(crate) fn print_line(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    print_part(&format!("{text}\n"))
 }
 
-/// A piece of an answer on standard output, at once. A terminal does not get the control characters that a model may
-/// write: they could move its cursor or set its title.
+/// A piece of an answer on standard output, at once.
 pub(crate) fn print_part(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
+    let mut out = io::stdout().lock();
+    let is_terminal = out.is_terminal();
+    Ok(write_text(&mut out, is_terminal, text)?)
+}
+
+/// A terminal does not get the control characters that a model may write, or a registry or a file may hold in a title or
+/// a licence: they could move its cursor or set its title.
+fn write_text(out: &mut impl Write, is_terminal: bool, text: &str) -> io::Result<()> {
+    if is_terminal {
         let harmless =
             |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
         out.write_all(text.chars().map(harmless).collect::<String>().as_bytes())?;
     } else {
         out.write_all(text.as_bytes())?;
     }
-    Ok(out.flush()?)
+    out.flush()
 }
 
 /// One line of JSON on standard output.
@@ -80,8 +86,7 @@ fn spinner(what: String) -> ProgressBar {
 }
 
 fn bar(total: Option<u64>, what: String, template: &str) -> ProgressBar {
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
     let bar = ProgressBar::with_draw_target(total, target).with_style(style).with_message(what);
     bar.tick();
@@ -153,4 +158,22 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![line(&mut header.iter().copied())];
     lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write_text;
+
+    #[test]
+    fn terminals_get_no_control_characters() {
+        for (is_terminal, text, expected) in [
+            (true, "MIT\u{1b}]0;mine\u{7}\n", "MIT\u{fffd}]0;mine\u{fffd}\n"),
+            (true, "a\rb\u{8}\u{9b}2J\tä\n", "a\u{fffd}b\u{fffd}\u{fffd}2J\tä\n"),
+            (false, "a\rb\u{1b}[2J\n", "a\rb\u{1b}[2J\n"),
+        ] {
+            let mut out = Vec::new();
+            write_text(&mut out, is_terminal, text).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{text:?}");
+        }
+    }
 }
