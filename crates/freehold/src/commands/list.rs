@@ -56,7 +56,8 @@ impl Options {
             let digest: String = entry.digest.to_string().chars().take(19).collect();
             rows.push(vec![entry.name.clone().unwrap_or_default(), size, digest, licence]);
         }
-        if !rows.is_empty() {
+        let is_empty = rows.is_empty();
+        if !is_empty {
             output::print_line(&output::table(&["NAME", "SIZE", "DIGEST", "LICENCE"], &rows))?;
         }
         if fetchable.is_empty() {
@@ -77,7 +78,8 @@ impl Options {
                 ]
             })
             .collect();
-        output::print_line("\nTo be fetched with `freehold pull NAME`:")?;
+        let gap = if is_empty { "" } else { "\n" };
+        output::print_line(&format!("{gap}To be fetched with `freehold pull NAME`:"))?;
         output::print_line(&output::table(&["NAME", "SIZE", "MEMORY", "TRIED", "LICENCE"], &rows))
     }
 }

@@ -96,6 +96,7 @@ fn print(scrubbed: &Scrubbed, errors: &[(String, String)], is_mended: &dyn Fn(&F
     }
     let (blobs, size) = (scrubbed.blobs, format_bytes(scrubbed.bytes));
     output::print_line(&match scrubbed.faults.len() {
+        0 if blobs == 0 => "The store is empty.".to_owned(),
         0 => format!("All {blobs} files ({size}) are whole."),
         faults => format!("{blobs} files ({size}) were checked, {faults} of them damaged or missing."),
     })

@@ -34,6 +34,14 @@ fn show_as_json() {
 }
 
 #[test]
+fn a_store_with_nothing_in_it() {
+    let home = Home::new();
+    let listed = home.run(&["list"]).succeeded();
+    assert!(listed.starts_with("To be fetched with `freehold pull NAME`:\nNAME "), "{listed}");
+    assert_eq!(home.run(&["scrub"]).succeeded().trim_end(), "The store is empty.");
+}
+
+#[test]
 fn list() {
     let home = Home::with_tiny();
     let listed = home.run(&["list"]).succeeded();
