@@ -2,7 +2,7 @@
 
 use super::{Access, MANIFEST_MEDIA_TYPE, REFUSAL_LIMIT_BYTES, Registry, RegistryName, SENDING, Version};
 use crate::HubError;
-use crate::http::{Answer, stopped};
+use crate::http::{Answer, host, stopped};
 use crate::hub::Hub;
 use crate::progress::{Status, Watch};
 use freehold_base::Digest;
@@ -152,7 +152,15 @@ impl Registry<'_> {
             )),
             other => other,
         })?;
-        answer.success().map_err(|error| self.explain(error))
+        let answer = answer.success().map_err(|error| self.explain(error))?;
+        // Any web server says 200, and a redirect may have made a question of what was to be written.
+        match answer.status {
+            201 | 202 | 204 => Ok(answer),
+            status => Err(self.name.refused(format!(
+                "{} answered {status} to what was sent there, as no registry does: check the host",
+                host(&self.base)
+            ))),
+        }
     }
 
     /// Where to go on with an upload.

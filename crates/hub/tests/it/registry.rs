@@ -245,6 +245,17 @@ fn strangers_are_told_what_to_do() {
         }
     }
     let (home, model) = home_with_model();
+    // A web server that has a page for everything, and one that leads to one.
+    let page = Server::new(|_| Reply::whole(b"<html>"));
+    assert_push_says(push(&home, &reference(&page, ":v1")), &["answered 200", "as no registry does: check the host"]);
+    let leading = Server::new(move |request| match request.method.as_str() {
+        "PUT" => Reply::status(302).header(&format!("Location: {}", page.url("/page"))),
+        _ => Reply::whole(b""),
+    });
+    assert_push_says(
+        push(&home, &reference(&leading, ":v1")),
+        &["answered 200", "as no registry does: check the host"],
+    );
     assert_says(home.pull("oci://127.0.0.1:1/x"), &["could not reach 127.0.0.1:1:"]);
     assert_push_says(push(&home, "oci://127.0.0.1:1/x"), &["could not reach 127.0.0.1:1:"]);
     assert_push_says(push(&home, "https://127.0.0.1/x"), &["must look like oci://HOST/NAME:TAG"]);
