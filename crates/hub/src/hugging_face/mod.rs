@@ -9,7 +9,7 @@ pub(crate) use name::is_plain;
 
 use crate::HubError;
 use crate::answers::{Checksum, ListedFile, is_commit, parse_next_link, parse_revision, parse_tree};
-use crate::http::{Answer, Http, Network, Resource, host};
+use crate::http::{Answer, Http, Network, Resource, host, shown};
 use crate::reference::is_loopback;
 use crate::secret::Secret;
 use reqwest::header::HeaderValue;
@@ -146,16 +146,14 @@ impl HuggingFace {
     /// A refusal as a sentence that says what to do.
     pub(crate) fn explain(&self, name: &HuggingFaceName, error: HubError) -> HubError {
         let HubError::Status { status, code, .. } = &error else { return error };
-        let (repository, host) = (&name.repository, host(&self.endpoint));
+        let (page, host) = (shown(&self.url(&[&name.repository])), host(&self.endpoint));
         let revision = name.revision.as_deref().unwrap_or("main");
         let reason = match (code.as_deref(), status) {
             (Some("GatedRepo"), _) if self.authorization.is_some() => format!(
-                "its owner gives it to those only who accept its terms: do so at {}{repository} with the account of your token, then pull again",
-                self.endpoint
+                "its owner gives it to those only who accept its terms: do so at {page} with the account of your token, then pull again"
             ),
             (Some("GatedRepo"), _) => format!(
-                "its owner gives it to those only who accept its terms: do so at {}{repository}, set HF_TOKEN to a token of your account, then pull again",
-                self.endpoint
+                "its owner gives it to those only who accept its terms: do so at {page}, set HF_TOKEN to a token of your account, then pull again"
             ),
             (Some("RevisionNotFound"), _) => {
                 format!("it has no revision `{revision}`: check the part after `@`, or leave it out")

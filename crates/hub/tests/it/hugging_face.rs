@@ -268,6 +268,13 @@ fn refusals_say_what_to_do() {
         assert_says(home.pull("hf:org/repo@v9"), parts);
         assert!(home.hub().store().list().unwrap().is_empty());
     }
+    // What the endpoint's address may hold besides is shown nowhere.
+    let server = Server::new(|_| Reply::status(403).header("X-Error-Code: GatedRepo"));
+    let home = Home::new();
+    home.write("endpoint", format!("http://user:secret@{}/hub", server.host()));
+    let page = format!("do so at http://{}/hub/org/repo,", server.host());
+    let message = home.pull("hf:org/repo").unwrap_err().to_string();
+    assert!(message.contains(&page) && !message.contains("secret"), "{message}");
     let (home, _server) = home_with(folder());
     home.write("token", "hf_\u{e9}\u{7}x");
     assert_says(home.pull("hf:org/repo"), &["HF_TOKEN is not usable", "characters"]);
