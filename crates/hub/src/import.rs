@@ -1,7 +1,7 @@
 //! Models that other tools have on this machine already: Ollama's store and Hugging Face's cache.
 
 use crate::HubError;
-use crate::hugging_face::{HuggingFaceName, is_plain};
+use crate::hugging_face::{DEFAULT_ENDPOINT, HuggingFaceName, is_plain};
 use crate::local::{LocalFile, LocalModel, folder_files};
 use freehold_base::Digest;
 use serde::Deserialize;
@@ -159,7 +159,7 @@ impl Caches<'_> {
         }
         let mut model = LocalModel::check(files, &snapshot)?;
         model.facts.revision = Some(revision);
-        model.facts.upstream_url = Some(format!("https://huggingface.co/{}", name.repository));
+        model.facts.upstream_url = Some(format!("{DEFAULT_ENDPOINT}/{}", name.repository));
         if model.facts.title.is_none() {
             model.facts.title = name.repository.rsplit('/').next().map(str::to_owned);
         }
