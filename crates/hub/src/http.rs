@@ -1,9 +1,9 @@
 //! HTTP: downloads that go on after a break, and small documents.
 
 use crate::HubError;
-use crate::reference::is_internal;
+use crate::reference::{is_internal, is_loopback};
 use freehold_store::{BlobWriter, StoreError};
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::blocking::{Client, ClientBuilder, RequestBuilder, Response};
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Certificate, Method, Proxy, StatusCode, redirect};
 use std::env;
@@ -44,6 +44,9 @@ impl Network {
 
 pub(crate) struct Http {
     client: Client,
+    /// For servers on this machine itself: a proxy would look for them on its own, and hear tokens that go unprotected
+    /// because they were not to leave the machine.
+    direct: Client,
     retry_wait: Duration,
 }
 
@@ -97,24 +100,30 @@ impl Http {
     pub(crate) fn new(network: &Network) -> Result<Self, HubError> {
         // The product's one TLS provider. An error says that it, or another that the program chose, is installed already.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let mut builder = Client::builder()
-            .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
-            .timeout(SILENCE)
-            .connect_timeout(Duration::from_secs(30))
-            .redirect(redirect_policy())
-            .tls_certs_merge(extra_certificates(&network.certificates));
+        let certificates = extra_certificates(&network.certificates);
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
+                .timeout(SILENCE)
+                .connect_timeout(Duration::from_secs(30))
+                .redirect(redirect_policy())
+                .tls_certs_merge(certificates.clone())
+        };
+        let mut proxied = builder();
         if let Some(proxy) = &network.proxy {
             let proxy = Proxy::all(proxy).map_err(|error| HubError::NoNetwork {
                 host: "the proxy that pip is configured with".to_owned(),
                 reason: reason_of(&error),
             })?;
-            builder = builder.proxy(proxy);
+            proxied = proxied.proxy(proxy);
         }
-        let client = builder.build().map_err(|error| HubError::NoNetwork {
-            host: "any server over TLS".to_owned(),
-            reason: reason_of(&error),
-        })?;
-        Ok(Self { client, retry_wait: network.retry_wait })
+        let build = |builder: ClientBuilder| {
+            builder.build().map_err(|error| HubError::NoNetwork {
+                host: "any server over TLS".to_owned(),
+                reason: reason_of(&error),
+            })
+        };
+        Ok(Self { client: build(proxied)?, direct: build(builder().no_proxy())?, retry_wait: network.retry_wait })
     }
 
     /// Fills `writer` from where it is on.
@@ -174,7 +183,8 @@ impl Http {
 
     /// A request that is not sent yet.
     pub(crate) fn request(&self, method: Method, resource: &Resource<'_>) -> RequestBuilder {
-        let request = self.client.request(method, resource.url.clone()).header(ACCEPT_ENCODING, "identity");
+        let client = if is_loopback(resource.url) { &self.direct } else { &self.client };
+        let request = client.request(method, resource.url.clone()).header(ACCEPT_ENCODING, "identity");
         match resource.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization.clone()),
             None => request,

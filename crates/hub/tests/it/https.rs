@@ -5,8 +5,10 @@ use crate::{Home, assert_says, content, gguf, hub, quiet};
 use freehold_base::Digest;
 use freehold_hub::{HubError, Stage};
 use freehold_store::StoreError;
+use std::env;
 use std::fs;
 use std::ops::ControlFlow;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -93,6 +95,30 @@ fn a_later_pull_goes_on_from_what_is_there() {
         let ranges: Vec<_> = server.take_requests().iter().map(|request| request.range).collect();
         assert_eq!(ranges, expected_ranges, "{case}");
     }
+}
+
+/// In a process of its own, for its environment.
+#[test]
+fn no_proxy_stands_before_this_machine_itself() {
+    const REFERENCE: &str = "FREEHOLD_TEST_PAST_PROXY";
+    if let Ok(reference) = env::var(REFERENCE) {
+        Home::new().pull(&reference).unwrap();
+        return;
+    }
+    let bytes = gguf("Tiny", 1000);
+    let body = bytes.clone();
+    let server = Server::new(move |request| Reply::range(request, &body));
+    let proxy = Server::new(|_| Reply::status(404));
+    let pull = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "https::no_proxy_stands_before_this_machine_itself"])
+        .env(REFERENCE, reference(&server, &bytes))
+        .envs(["http_proxy", "HTTP_PROXY", "ALL_PROXY"].map(|name| (name, proxy.url(""))))
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .output()
+        .unwrap();
+    assert!(pull.status.success(), "{}", String::from_utf8_lossy(&pull.stdout));
+    assert_eq!((server.take_requests().len(), proxy.take_requests().len()), (1, 0));
 }
 
 /// Bytes that come again and again are no progress: such a server is given up like one that sends none.
