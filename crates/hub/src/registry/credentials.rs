@@ -1,5 +1,6 @@
 //! Passwords for registries, where `docker login`, `podman login` and `oras login` put them.
 
+use super::RegistryName;
 use crate::secret::Secret;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -21,19 +22,25 @@ struct Auth {
     auth: String,
 }
 
-/// `USER:PASSWORD` in base64 from the first file that has it for `host`. A file that cannot be read has none; helper
-/// programs are not run.
-pub(crate) fn find_credentials(files: &[PathBuf], host: &str) -> Option<Secret> {
+/// `USER:PASSWORD` in base64 from the first file that has it for `name`; where that has several, for the most of its path.
+/// A file that cannot be read has none; helper programs are not run.
+pub(crate) fn find_credentials(files: &[PathBuf], name: &RegistryName) -> Option<Secret> {
     files.iter().find_map(|path| {
         let mut bytes = Vec::new();
         File::open(path).ok()?.take(LIMIT_BYTES).read_to_end(&mut bytes).ok()?;
         let file: AuthFile = serde_json::from_slice(&bytes).ok()?;
-        file.auths.iter().find(|(key, _)| host_of(key) == host).and_then(|(_, auth)| Secret::new(&auth.auth))
+        let fitting = file.auths.iter().filter_map(|(key, auth)| Some((fit(key, name)?, Secret::new(&auth.auth)?)));
+        fitting.max_by_key(|(length, _)| *length).map(|(_, secret)| secret)
     })
 }
 
-/// `https://index.docker.io/v1/` and `ghcr.io` both name a host.
-fn host_of(key: &str) -> &str {
-    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    key.split('/').next().unwrap_or(key)
+/// How much of the name's path the key has, if it is one for the name: `https://index.docker.io/v1/` and `ghcr.io` are for
+/// all of a host, `quay.io/team` is for what lies below that (containers-auth.json(5)).
+fn fit(key: &str, name: &RegistryName) -> Option<usize> {
+    let address = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
+    let (host, path) = address.unwrap_or(key).split_once('/').unwrap_or((address.unwrap_or(key), ""));
+    let path = if address.is_some() { "" } else { path };
+    let rest = name.repository.strip_prefix(path)?;
+    let is_whole = path.is_empty() || rest.is_empty() || rest.starts_with('/');
+    (host == name.host && is_whole).then_some(path.len())
 }

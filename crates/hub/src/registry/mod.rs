@@ -9,7 +9,7 @@ mod name;
 mod pull;
 mod push;
 
-pub(crate) use credentials::find_credentials;
+use credentials::find_credentials;
 pub use name::{RegistryName, Version};
 pub use push::Pushed;
 
@@ -62,7 +62,7 @@ impl<'a> Registry<'a> {
             base: name.base().ok_or_else(|| name.refused("its host is no address"))?,
             name,
             access,
-            credentials: find_credentials(&options.registry_credentials, &name.host),
+            credentials: find_credentials(&options.registry_credentials, name),
             authorization: None,
         })
     }

@@ -201,6 +201,26 @@ fn blobs_larger_than_a_piece_are_sent_in_pieces() {
 }
 
 #[test]
+fn the_password_for_the_most_of_the_path_is_used() {
+    let (server, _content) = registry(Door::Basic);
+    let (home, _model) = home_with_model();
+    let key = |path: &str| format!("{}{path}", server.host());
+    for (keys, is_let_in) in [
+        (vec![(key(""), PASSWORD)], true),
+        (vec![(format!("https://{}/v1/", server.host()), PASSWORD)], true),
+        (vec![(key("/team"), PASSWORD), (key(""), "eDp5"), (key("/zoo"), "eDp5")], true),
+        (vec![(key("/team/model"), PASSWORD), (key("/team"), "eDp5")], true),
+        (vec![(key("/te"), PASSWORD)], false),
+        (vec![(key("/other"), PASSWORD)], false),
+        (vec![(key("/team/model/x"), PASSWORD)], false),
+    ] {
+        let auths: BTreeMap<&str, Value> = keys.iter().map(|(key, auth)| (&**key, json!({ "auth": auth }))).collect();
+        home.write("auth.json", json!({ "auths": auths }).to_string());
+        assert_eq!(push(&home, &reference(&server, ":v1")).is_ok(), is_let_in, "{keys:?}");
+    }
+}
+
+#[test]
 fn what_is_removed_while_it_is_sent_is_sent_all_the_same() {
     let (server, content) = registry(Door::Open);
     let (home, model) = home_with_model();
