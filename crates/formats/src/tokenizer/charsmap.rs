@@ -66,15 +66,11 @@ impl Charsmap {
             place ^= offset(unit);
             // A damaged trie could have a text end within a character.
             if unit & 1 << 8 != 0 && text.is_char_boundary(depth + 1) {
-                longest = Some((depth + 1, place));
+                let from = self.units.get(place).and_then(|leaf| self.replacements.get((leaf & !LEAF) as usize..));
+                longest = from.map(|from| (depth + 1, from)).or(longest);
             }
         }
-        let (length, place) = longest?;
-        Some((length, self.replacement((self.units.get(place)? & !LEAF) as usize)?))
-    }
-
-    fn replacement(&self, start: usize) -> Option<&str> {
-        let text = self.replacements.get(start..)?;
-        Some(&text[..text.find('\0').unwrap_or(text.len())])
+        // Its end is looked for only now: a file may give every text of the trie a megabyte.
+        longest.map(|(length, from)| (length, from.find('\0').map_or(from, |end| &from[..end])))
     }
 }

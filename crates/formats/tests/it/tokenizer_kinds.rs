@@ -1,6 +1,8 @@
 //! Small tokenizers of every kind, against the ids and texts of the Python libraries `tokenizers` and `sentencepiece`.
 
 use crate::allocator::within_limit;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use freehold_formats::{Config, Decoder, SpecialTokens, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -204,6 +206,29 @@ fn unigram_with(pointer: &str, value: Value) -> Result<Tokenizer, String> {
     let mut json: Value = serde_json::from_slice(&bytes("unigram.json")).unwrap();
     *json.pointer_mut(pointer).unwrap() = value;
     Tokenizer::from_hugging_face(json.to_string().as_bytes(), None, None).map_err(|error| error.to_string())
+}
+
+#[test]
+fn long_replacements_are_not_read_where_a_longer_text_is_replaced() {
+    // A trie of `a` and `aa`: four megabytes for the one, nothing for the other. Reading the first at every place of
+    // this text would take minutes.
+    let end = 4_000_000u32;
+    let mut units = vec![0u32; 2048];
+    let mut letter = |base: usize, next: usize| {
+        let place = base ^ usize::from(b'a');
+        units[place] = ((next ^ place) as u32) << 10 | 1 << 8 | u32::from(b'a');
+    };
+    letter(256, 512);
+    letter(512, 1024);
+    (units[0], units[512], units[1024]) = (256 << 10, 1 << 31, 1 << 31 | end);
+    let mut rules = (units.len() as u32 * 4).to_le_bytes().to_vec();
+    rules.extend(units.into_iter().flat_map(u32::to_le_bytes));
+    rules.extend(std::iter::repeat_n(b'x', end as usize));
+    rules.push(0);
+    let rules = BASE64_STANDARD.encode(rules);
+    let normaliser = json!({"type": "Precompiled", "precompiled_charsmap": rules});
+    let tokenizer = unigram_with("/normalizer", normaliser).unwrap();
+    assert!(tokenizer.encode(&"a".repeat(2_000_000), SpecialTokens::AsText).unwrap().is_empty());
 }
 
 #[test]
