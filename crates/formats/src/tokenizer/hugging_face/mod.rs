@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fmt;
 use steps::{read_decoder, read_normaliser, read_post_processor, read_pre_tokenizer};
 
@@ -189,7 +190,7 @@ pub(super) fn read_added_tokens(
     if listed.len() > ADDED_MAX {
         return Err(refused(FIELD, format!("more than {ADDED_MAX} added tokens")));
     }
-    let mut entries = Vec::with_capacity(listed.len());
+    let mut entries = BTreeMap::new();
     for (id, token) in listed {
         let id: u32 = id.parse().map_err(|_| refused(FIELD, format!("`{}` is no id", shown(id))))?;
         let mut token = token.clone();
@@ -197,18 +198,16 @@ pub(super) fn read_added_tokens(
             token.insert("id".into(), id.into());
         }
         let entry: AddedTokenEntry = serde_json::from_value(token).map_err(|error| refused(FIELD, shown(&error)))?;
-        entries.push(entry.into_token());
+        entries.insert(id, entry.into_token());
     }
-    entries.sort_by_key(|token| token.id);
-    for token in entries {
-        let id = token.id as usize;
-        if id > tokens.len() {
+    added.retain(|other| !entries.contains_key(&other.id));
+    for (id, token) in entries {
+        if id as usize > tokens.len() {
             return Err(refused(FIELD, format!("token {id} is not next to the {} before it", tokens.len())));
         }
-        if id == tokens.len() {
+        if id as usize == tokens.len() {
             tokens.push(&token.text).ok_or_else(|| refused(FIELD, "the texts pass 4 GiB".into()))?;
         }
-        added.retain(|other| other.id != token.id);
         added.push(token);
     }
     Ok(())
