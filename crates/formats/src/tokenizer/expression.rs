@@ -6,6 +6,7 @@
 //! off and its answer worked out from the white space around it. And since even an automaton may look far ahead for
 //! every short match, which is quadratic, the steps are counted and a search that takes too many is given up.
 
+use super::budget::Budget;
 use crate::error::{Error, Result, shown};
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson::{self, NFA};
@@ -23,9 +24,8 @@ const AUTOMATON_BYTES_MAX: usize = 2 << 20;
 const CACHE_BYTES_MAX: usize = 4 << 20;
 /// How many times its own length the steps over a text may be. The published expressions take at most three.
 const STEPS_PER_BYTE_MAX: usize = 64;
-/// How often the states may be thrown away for a short text, and per byte of a long one.
-const CLEARS_MAX: usize = 16;
-const CLEARS_BYTES: usize = 64 << 10;
+/// After how many bytes of one search the states thrown away are counted.
+const BYTES_PER_CHECK: usize = 1 << 10;
 /// How many caches are kept for the next text.
 const CACHES_KEPT: usize = 4;
 
@@ -120,21 +120,25 @@ impl Expression {
     }
 
     /// Calls `piece` with every match and with what lies between the matches, in order: the bytes, and whether they are
-    /// a match. Together they are the text.
+    /// a match. Together they are the text, which may be a part of the one that `budget` is for.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where the search takes more steps than a text of this length may, or the error of `piece`.
-    pub(super) fn split(&self, text: &str, mut piece: impl FnMut(&str, bool) -> Result<()>) -> Result<()> {
+    pub(super) fn split(
+        &self,
+        budget: &Budget,
+        text: &str,
+        mut piece: impl FnMut(&str, bool) -> Result<()>,
+    ) -> Result<()> {
         let automaton = &*self.0;
         let kept = automaton.caches.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut cache = kept.unwrap_or_else(|| automaton.dfa.create_cache());
-        let clears_max = cache.clear_count() + CLEARS_MAX + text.len() / CLEARS_BYTES;
         let mut search = Search {
             automaton,
             cache: &mut cache,
             text,
             steps_left: text.len().saturating_mul(STEPS_PER_BYTE_MAX).saturating_add(1 << 16),
-            clears_max,
+            budget,
         };
         let (mut from, mut position) = (0, 0);
         let result = loop {
@@ -169,7 +173,7 @@ struct Search<'s> {
     cache: &'s mut Cache,
     text: &'s str,
     steps_left: usize,
-    clears_max: usize,
+    budget: &'s Budget,
 }
 
 impl Search<'_> {
@@ -197,22 +201,28 @@ impl Search<'_> {
     /// The match at `start` that a backtracking engine would find first.
     fn longest_preferred(&mut self, start: usize, anchored: Anchored) -> Result<Option<(usize, PatternID)>> {
         let dfa = &self.automaton.dfa;
+        let clears_before = self.cache.clear_count();
         let given_up = || too_long(&self.automaton.text);
         let input = Input::new(self.text).range(start..).anchored(anchored);
         let mut state = dfa.start_state_forward(self.cache, &input).map_err(|_| given_up())?;
         let mut found = None;
         let mut position = start;
-        for &byte in &self.text.as_bytes()[start..] {
-            state = dfa.next_state(self.cache, state, byte).map_err(|_| given_up())?;
-            if state.is_tagged() {
-                if state.is_match() {
-                    // A match is known one byte late.
-                    found = Some((position, dfa.match_pattern(self.cache, state, 0)));
-                } else if state.is_dead() || state.is_quit() {
-                    break;
+        'search: for bytes in self.text.as_bytes()[start..].chunks(BYTES_PER_CHECK) {
+            for &byte in bytes {
+                state = dfa.next_state(self.cache, state, byte).map_err(|_| given_up())?;
+                if state.is_tagged() {
+                    if state.is_match() {
+                        // A match is known one byte late.
+                        found = Some((position, dfa.match_pattern(self.cache, state, 0)));
+                    } else if state.is_dead() || state.is_quit() {
+                        break 'search;
+                    }
                 }
+                position += 1;
             }
-            position += 1;
+            if self.cache.clear_count() - clears_before > self.budget.clears() {
+                return Err(given_up());
+            }
         }
         if position == self.text.len() {
             state = dfa.next_eoi_state(self.cache, state).map_err(|_| given_up())?;
@@ -221,7 +231,9 @@ impl Search<'_> {
             }
         }
         let steps = self.steps_left.checked_sub(position + 1 - start);
-        self.steps_left = steps.filter(|_| self.cache.clear_count() <= self.clears_max).ok_or_else(given_up)?;
+        let clears = self.cache.clear_count() - clears_before;
+        self.steps_left = steps.filter(|_| clears <= self.budget.clears()).ok_or_else(given_up)?;
+        self.budget.clear(clears);
         Ok(found)
     }
 }

@@ -6,6 +6,7 @@
 //! unigram language model (T5, XLM-R) and WordPiece (BERT). Every step is linear in the text, or n log n within a piece.
 
 mod bpe;
+mod budget;
 mod byte_level;
 mod charsmap;
 mod decoder;
@@ -35,6 +36,7 @@ pub use word_piece::WordMark;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use bpe::Merger;
+use budget::Budget;
 use model::PieceModel;
 use special::Matcher;
 use std::ops::Range;
@@ -83,6 +85,18 @@ pub struct Tokenizer {
     end_of_generation: Vec<u32>,
 }
 
+/// One text on its way.
+struct Encoding<'b> {
+    /// Offsets into the text that no added token may cover.
+    breaks: &'b [usize],
+    /// Whether special tokens are looked for.
+    parse: bool,
+    budget: Budget,
+    merger: Merger,
+    /// Those found so far.
+    ids: Vec<u32>,
+}
+
 impl Tokenizer {
     /// The tokenizer of a model, from the GGUF file or from the files of the folder.
     ///
@@ -113,7 +127,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::TextTooLong`] where `text` has more than [`TEXT_BYTES_MAX`] bytes, or four times that once normalised;
-    /// [`Error::Tokenizer`] where the tokenizer's expressions would take too long on this text.
+    /// [`Error::Tokenizer`] where the tokenizer's steps would take too long on this text or make too much of it.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
         self.encode_between(text, &[], special)
     }
@@ -143,38 +157,32 @@ impl Tokenizer {
         if text.len() > TEXT_BYTES_MAX {
             return Err(Error::TextTooLong { bytes: text.len(), bytes_max: TEXT_BYTES_MAX });
         }
-        let mut ids = Vec::new();
-        let mut merger = Merger::default();
-        let mut start = 0;
         let parse = special == SpecialTokens::Parse;
+        let (budget, merger, ids) = (Budget::new(text.len()), Merger::default(), Vec::new());
+        let mut encoding = Encoding { breaks, parse, budget, merger, ids };
+        let mut start = 0;
         for found in self.added.find_all(text, breaks, parse) {
-            self.encode_fragment(text, start..found.start, breaks, parse, &mut merger, &mut ids)?;
-            ids.push(found.id);
+            self.encode_fragment(text, start..found.start, &mut encoding)?;
+            encoding.ids.push(found.id);
             start = found.end;
         }
-        self.encode_fragment(text, start..text.len(), breaks, parse, &mut merger, &mut ids)?;
-        Ok(ids)
+        self.encode_fragment(text, start..text.len(), &mut encoding)?;
+        Ok(encoding.ids)
     }
 
     /// Encodes the part `place` of `text`, in which there are no added tokens but those that normalisation may show.
-    fn encode_fragment(
-        &self,
-        text: &str,
-        place: Range<usize>,
-        breaks: &[usize],
-        parse: bool,
-        merger: &mut Merger,
-        ids: &mut Vec<u32>,
-    ) -> Result<()> {
+    fn encode_fragment(&self, text: &str, place: Range<usize>, encoding: &mut Encoding<'_>) -> Result<()> {
+        let Encoding { breaks, parse, budget, merger, ids } = encoding;
+        let (breaks, parse, budget) = (*breaks, *parse, &*budget);
         let is_start = place.start == 0;
         let mut encode = |normalised: &str, is_start: bool, ids: &mut Vec<u32>| {
-            self.pre_tokenizer.cut(normalised, is_start, &mut |piece| {
+            self.pre_tokenizer.cut_within(budget, normalised, is_start, &mut |piece| {
                 self.model.encode(&self.table, piece, merger, ids);
                 Ok(())
             })
         };
         if self.normalised_added.is_empty() {
-            return encode(&self.normaliser.apply(&text[place], true)?, is_start, ids);
+            return encode(&self.normaliser.apply(&text[place], true, budget)?, is_start, ids);
         }
         // What lies between breaks is normalised by itself, so that the breaks are known in what comes out.
         let first = breaks.partition_point(|&offset| offset <= place.start);
@@ -184,7 +192,7 @@ impl Tokenizer {
             if !normalised.is_empty() {
                 normalised_breaks.push(normalised.len());
             }
-            normalised.push_str(&self.normaliser.apply(&text[start..end], start == place.start)?);
+            normalised.push_str(&self.normaliser.apply(&text[start..end], start == place.start, budget)?);
             start = end;
         }
         let mut start = 0;

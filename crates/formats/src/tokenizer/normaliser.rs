@@ -1,6 +1,7 @@
 //! What is done to text before it is cut: Unicode's normalisation forms, case, accents, and how spaces are written.
 
 use super::TEXT_BYTES_MAX;
+use super::budget::Budget;
 use super::charsmap::Charsmap;
 use super::expression::Expression;
 use crate::error::{Error, Result};
@@ -70,15 +71,17 @@ impl Normaliser {
         Self::new(first.into_iter().flatten().chain(accents.iter().cloned()).chain(last).collect())
     }
 
-    /// The normalised text. `is_start` says that the text is a fragment and not what follows in one: only then
-    /// something is put in front.
+    /// The normalised text, which is a part of the one that `budget` is for. `is_start` says that the text is a fragment
+    /// and not what follows in one: only then something is put in front.
     ///
     /// # Errors
-    /// [`Error::TextTooLong`] where it grows beyond four times what is encoded at once; the errors of expressions.
-    pub(super) fn apply<'t>(&self, text: &'t str, is_start: bool) -> Result<Cow<'t, str>> {
+    /// [`Error::TextTooLong`] where it grows beyond four times what is encoded at once; [`Error::Tokenizer`] where the
+    /// budget is used up; the errors of expressions.
+    pub(super) fn apply<'t>(&self, text: &'t str, is_start: bool, budget: &Budget) -> Result<Cow<'t, str>> {
         let mut text = Cow::Borrowed(text);
         for step in &*self.0 {
-            if let Some(changed) = step.apply(&text, is_start)? {
+            if let Some(changed) = step.apply(&text, is_start, budget)? {
+                budget.write(changed.len())?;
                 text = Cow::Owned(changed);
             }
             if text.len() > OUTPUT_BYTES_MAX {
@@ -91,22 +94,22 @@ impl Normaliser {
 
 impl Step {
     /// The changed text; `None` where nothing changes.
-    fn apply(&self, text: &str, is_start: bool) -> Result<Option<String>> {
+    fn apply(&self, text: &str, is_start: bool, budget: &Budget) -> Result<Option<String>> {
         let filtered = |keep: fn(char) -> bool| text.chars().filter(|&character| keep(character)).collect::<String>();
         Ok(Some(match self {
             Self::Nfc if is_nfc_quick(text.chars()) == IsNormalized::Yes => return Ok(None),
-            Self::Nfc => text.nfc().collect(),
-            Self::Nfd => text.nfd().collect(),
-            Self::Nfkc => text.nfkc().collect(),
-            Self::Nfkd => text.nfkd().collect(),
+            Self::Nfc => gathered(text.nfc())?,
+            Self::Nfd => gathered(text.nfd())?,
+            Self::Nfkc => gathered(text.nfkc())?,
+            Self::Nfkd => gathered(text.nfkd())?,
             // Each character by itself, as the library does: a final sigma is a sigma.
-            Self::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
+            Self::Lowercase => gathered(text.chars().flat_map(char::to_lowercase))?,
             Self::StripAccents => filtered(|character| character.general_category() != GeneralCategory::NonspacingMark),
             Self::Prepend(_) if !is_start || text.is_empty() => return Ok(None),
             Self::Prepend(prefix) => [prefix, text].concat(),
             Self::Replace { expression, content } => {
                 let mut output = String::with_capacity(text.len());
-                expression.split(text, |part, is_match| {
+                expression.split(budget, text, |part, is_match| {
                     output.push_str(if is_match { content } else { part });
                     if output.len() > OUTPUT_BYTES_MAX { Err(too_long(output.len())) } else { Ok(()) }
                 })?;
@@ -144,6 +147,18 @@ impl Step {
             Self::Charsmap(charsmap) => charsmap.apply(text, OUTPUT_BYTES_MAX),
         }))
     }
+}
+
+/// The characters as a text, no further than it may grow: one character can decompose to eighteen.
+fn gathered(characters: impl Iterator<Item = char>) -> Result<String> {
+    let mut output = String::new();
+    for character in characters {
+        output.push(character);
+        if output.len() > OUTPUT_BYTES_MAX {
+            return Err(too_long(output.len()));
+        }
+    }
+    Ok(output)
 }
 
 fn too_long(bytes: usize) -> Error {

@@ -3,6 +3,7 @@
 //! A pre-tokenizer is a list of steps, as `tokenizer.json` has them; each cuts the pieces that the steps before it left.
 //! Nearly all of them are one thing: cutting by an expression. The others change how a piece is written.
 
+use super::budget::Budget;
 use super::byte_level;
 use super::expression::Expression;
 use crate::error::Result;
@@ -73,14 +74,32 @@ impl PreTokenizer {
     /// is encoded.
     ///
     /// # Errors
-    /// Those of `piece`, and [`crate::Error::Tokenizer`] where an expression takes too long on this text.
+    /// Those of `piece`, and [`crate::Error::Tokenizer`] where an expression takes too long on this text, or the steps
+    /// make too much of it.
     pub fn cut(&self, text: &str, is_start: bool, piece: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-        cut_by(&self.0, text, is_start, piece)
+        self.cut_within(&Budget::new(text.len()), text, is_start, piece)
+    }
+
+    /// As [`Self::cut`], for a part of the text that `budget` is for.
+    pub(super) fn cut_within(
+        &self,
+        budget: &Budget,
+        text: &str,
+        is_start: bool,
+        piece: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        cut_by(&self.0, budget, text, is_start, piece)
     }
 }
 
 /// As deep as there are steps, whose number is bounded where they are read.
-fn cut_by(steps: &[Step], text: &str, is_start: bool, piece: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+fn cut_by(
+    steps: &[Step],
+    budget: &Budget,
+    text: &str,
+    is_start: bool,
+    piece: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }
@@ -88,9 +107,11 @@ fn cut_by(steps: &[Step], text: &str, is_start: bool, piece: &mut dyn FnMut(&str
         return piece(text);
     };
     match step {
-        Step::Cut { expression, behaviour, invert } => cut_once(expression, *behaviour, *invert, text, |start, end| {
-            cut_by(rest, &text[start..end], is_start && start == 0, piece)
-        }),
+        Step::Cut { expression, behaviour, invert } => {
+            cut_once(expression, *behaviour, *invert, budget, text, |start, end| {
+                cut_by(rest, budget, &text[start..end], is_start && start == 0, piece)
+            })
+        }
         Step::Metaspace { mark, prepend, cut } => {
             let mut changed = String::with_capacity(text.len() + mark.len_utf8());
             let is_wanted = *prepend == Prepend::Always || *prepend == Prepend::First && is_start;
@@ -98,18 +119,23 @@ fn cut_by(steps: &[Step], text: &str, is_start: bool, piece: &mut dyn FnMut(&str
                 changed.push(*mark);
             }
             changed.extend(text.chars().map(|character| if character == ' ' { *mark } else { character }));
+            budget.write(changed.len())?;
             match cut {
-                None => cut_by(rest, &changed, is_start, piece),
-                Some(cut) => cut_once(cut, Behaviour::MergedWithNext, false, &changed, |start, end| {
-                    cut_by(rest, &changed[start..end], is_start && start == 0, piece)
+                None => cut_by(rest, budget, &changed, is_start, piece),
+                Some(cut) => cut_once(cut, Behaviour::MergedWithNext, false, budget, &changed, |start, end| {
+                    cut_by(rest, budget, &changed[start..end], is_start && start == 0, piece)
                 }),
             }
         }
-        Step::SpaceInFront if !text.starts_with(' ') => cut_by(rest, &[" ", text].concat(), is_start, piece),
-        Step::SpaceInFront => cut_by(rest, text, is_start, piece),
+        Step::SpaceInFront if !text.starts_with(' ') => {
+            budget.write(text.len() + 1)?;
+            cut_by(rest, budget, &[" ", text].concat(), is_start, piece)
+        }
+        Step::SpaceInFront => cut_by(rest, budget, text, is_start, piece),
         Step::ByteLevel => {
             let changed: String = text.bytes().map(byte_level::character_of).collect();
-            cut_by(rest, &changed, is_start, piece)
+            budget.write(changed.len())?;
+            cut_by(rest, budget, &changed, is_start, piece)
         }
     }
 }
@@ -119,13 +145,14 @@ fn cut_once(
     expression: &Expression,
     behaviour: Behaviour,
     invert: bool,
+    budget: &Budget,
     text: &str,
     mut piece: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<()> {
     // The piece under way, and whether its last part was a match.
     let (mut start, mut end, mut was_match) = (0, 0, false);
     let mut is_first = true;
-    expression.split(text, |part, is_match| {
+    expression.split(budget, text, |part, is_match| {
         let is_match = is_match != invert;
         let joins = match behaviour {
             Behaviour::Isolated | Behaviour::Removed => false,

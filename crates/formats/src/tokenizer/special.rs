@@ -45,14 +45,16 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// `tokens`, each with the text that is looked for.
-    pub(super) fn new(mut tokens: Vec<(String, AddedToken)>) -> Result<Self> {
-        if tokens.len() > ADDED_MAX {
-            return Err(too_many());
-        }
-        tokens.retain(|(text, _)| !text.is_empty());
+    /// `needles`: tokens, each with the text that is looked for. They are checked as they come, for they may not be
+    /// worth having all.
+    pub(super) fn new(needles: impl Iterator<Item = Result<(String, AddedToken)>>) -> Result<Self> {
+        let mut tokens = Vec::new();
         let mut begins = vec![false; 256];
-        for (text, token) in &tokens {
+        for needle in needles {
+            let (text, token) = needle?;
+            if tokens.len() == ADDED_MAX {
+                return Err(too_many());
+            }
             if text.len() > TEXT_BYTES_MAX {
                 return Err(Error::Tokenizer {
                     field: format!("added token {} (`{}`)", token.id, shown(&token.text)),
@@ -60,7 +62,10 @@ impl Matcher {
                     remedy: super::REMEDY,
                 });
             }
-            begins[usize::from(text.as_bytes()[0])] = true;
+            if let Some(&first) = text.as_bytes().first() {
+                begins[usize::from(first)] = true;
+                tokens.push((text, token));
+            }
         }
         tokens.sort_by(|left, right| left.0.cmp(&right.0));
         Ok(Self { tokens, begins })

@@ -1,6 +1,7 @@
 //! The parts of a tokenizer as plain data, and the checks that make them one.
 
 use super::bpe::Merges;
+use super::budget::Budget;
 use super::model::PieceModel;
 use super::special::{AddedToken, Matcher};
 use super::word_piece::WordMark;
@@ -140,14 +141,16 @@ impl Tokenizer {
         ends.extend(well_known_ends(&table));
         ends.sort_unstable();
         ends.dedup();
+        // They are one text as far as their cost goes.
+        let budget = Budget::new(added.iter().map(|token| token.text.len()).sum());
         let needle = |token: AddedToken| -> Result<(String, AddedToken)> {
             let normalised =
-                if token.normalised { Some(normaliser.apply(&token.text, true)?.into_owned()) } else { None };
+                if token.normalised { Some(normaliser.apply(&token.text, true, &budget)?.into_owned()) } else { None };
             Ok((normalised.unwrap_or_else(|| token.text.clone()), token))
         };
         let (normalised, plain): (Vec<AddedToken>, Vec<AddedToken>) =
             added.into_iter().partition(|token| token.normalised);
-        let matcher = |tokens: Vec<AddedToken>| Matcher::new(tokens.into_iter().map(needle).collect::<Result<_>>()?);
+        let matcher = |tokens: Vec<AddedToken>| Matcher::new(tokens.into_iter().map(needle));
         Ok(Self {
             model: PieceModel::new(&table, &spelling, model, unknown)?,
             added: matcher(plain)?,

@@ -209,6 +209,51 @@ fn unigram_with(pointer: &str, value: Value) -> Result<Tokenizer, String> {
 }
 
 #[test]
+fn steps_that_grow_a_text_little_by_little_are_given_up() {
+    const TOO_MUCH: &str = "64 times as much";
+    let grow = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b".repeat(1 << 16)});
+    // Each part between added tokens grows within the limit.
+    let tokenizer = unigram_with("/normalizer", grow.clone()).unwrap();
+    let error = tokenizer.encode(&"a<tool>".repeat(64), SpecialTokens::AsText).unwrap_err().to_string();
+    assert!(error.contains(TOO_MUCH), "{error}");
+    // Each character gets another in front, and is then cut off from it.
+    let steps = ["x", "y"].repeat(8).into_iter().flat_map(|mark| {
+        let cut = json!({"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated"});
+        [cut, json!({"type": "Metaspace", "replacement": mark, "prepend_scheme": "always", "split": false})]
+    });
+    let doubling = json!({"type": "Sequence", "pretokenizers": steps.collect::<Vec<_>>()});
+    let tokenizer = unigram_with("/pre_tokenizer", doubling).unwrap();
+    let text = "a".repeat(10_000);
+    let error = within_limit(text.len(), || tokenizer.encode(&text, SpecialTokens::AsText)).unwrap_err().to_string();
+    assert!(error.contains(TOO_MUCH), "{error}");
+    // The texts of added tokens grow as well.
+    let mut json: Value = serde_json::from_slice(&bytes("unigram.json")).unwrap();
+    json["normalizer"] = grow;
+    let added = (0..2000).map(|index| json!({"id": 200 + index, "content": format!("a{index}"), "normalized": true}));
+    json["added_tokens"].as_array_mut().unwrap().extend(added);
+    let file = json.to_string();
+    let read = within_limit(file.len(), || Tokenizer::from_hugging_face(file.as_bytes(), None, None));
+    let error = read.unwrap_err().to_string();
+    assert!(error.contains(TOO_MUCH) || error.contains("at most 256 are allowed"), "{error}");
+}
+
+#[test]
+fn expressions_cannot_hide_their_cost_in_short_pieces() {
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
+    // Every piece asks for states that no piece before it needed, each of thousands of places in the expression.
+    let steps = [split(r"[\s\S]{1,250}"), split("(?:[ab]*a[ab]{2000}|[ab]*b[ab]{2001})c|a")];
+    let tokenizer = unigram_with("/pre_tokenizer", json!({"type": "Sequence", "pretokenizers": steps})).unwrap();
+    let mut state = 1u64;
+    let letters = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        if state >> 63 == 0 { 'a' } else { 'b' }
+    });
+    let text: String = letters.take(20_000).collect();
+    let error = tokenizer.encode(&text, SpecialTokens::AsText).unwrap_err().to_string();
+    assert!(error.contains("too many steps"), "{error}");
+}
+
+#[test]
 fn long_replacements_are_not_read_where_a_longer_text_is_replaced() {
     // A trie of `a` and `aa`: four megabytes for the one, nothing for the other. Reading the first at every place of
     // this text would take minutes.
