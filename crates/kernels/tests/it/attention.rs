@@ -108,6 +108,8 @@ fn bits_are_the_references_on_every_instruction_set_and_tiling() {
         capped(0.01, shape(2, 1, 16, 24, None)),
         with_sinks(shape(7, 1, 16, 40, None)),
         with_sinks(capped(30.0, shape(4, 2, 16, 16, Some(64)))),
+        with_sinks(capped(0.7, shape(5, 1, 5, 13, Some(65)))),
+        with_sinks(capped(1e4, shape(6, 3, 33, 71, Some(1)))),
     ];
     for shape in shapes {
         for kv_type in [KvType::F32, KvType::F16] {
@@ -136,6 +138,7 @@ fn near_the_exact_values() {
         shape(4, 4, 32, 48, Some(70)),
         capped(2.0, shape(4, 2, 32, 32, None)),
         with_sinks(shape(7, 1, 16, 16, Some(70))),
+        with_sinks(capped(2.0, shape(5, 1, 7, 13, Some(65)))),
     ];
     for shape in cases {
         let length = 150;

@@ -88,12 +88,20 @@ fn product(compute: &Compute, matrix: &Matrix, x: &[f32], bias: Option<&[f32]>) 
     out
 }
 
-/// Shapes (N, K, M): tails of groups and of row tiles, one block and several.
+/// Shapes (N, K, M): tails of groups and of row tiles, one block and several. Only whole groups take several rows of
+/// activations at once: of 15 they take eight, four, two and one.
 fn shapes(dtype: Dtype) -> Vec<(usize, usize, usize)> {
     let block = dtype.block().0;
-    let mut shapes = vec![(1, block, 1), (16, block * 2, 4), (33, block * 3, 5), (48, block, 3), (7, block * 5, 11)];
+    let mut shapes = vec![
+        (1, block, 1),
+        (16, block * 2, 4),
+        (33, block * 3, 5),
+        (48, block, 3),
+        (7, block * 5, 11),
+        (16, block * 3, 15),
+    ];
     if block == 1 {
-        shapes.extend([(5, 31, 2), (17, 33, 3), (20, 95, 6)]);
+        shapes.extend([(5, 31, 2), (17, 33, 3), (20, 95, 6), (32, 64, 15)]);
     }
     shapes
 }
@@ -132,6 +140,69 @@ fn every_instruction_set_gives_the_references_bits() {
                         let single: Vec<f32> =
                             x.chunks_exact(k).flat_map(|x| product(&compute, &matrix, x, Some(&bias))).collect();
                         assert_bits(&name, &single, &expected);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a block's integer scales and minima are.
+fn sub_scale_range(dtype: Dtype) -> std::ops::Range<usize> {
+    match dtype {
+        Dtype::Q2_K => 0..16,
+        Dtype::Q3_K => 96..108,
+        Dtype::Q4_K | Dtype::Q5_K => 4..16,
+        Dtype::Q6_K => 192..208,
+        Dtype::IQ4_XS => 2..8,
+        _ => 0..0,
+    }
+}
+
+#[test]
+fn sums_of_the_largest_numbers_are_exact() {
+    let reference = Compute::new(Isa::Reference, 1).unwrap();
+    let computes: Vec<Compute> = available().map(|isa| Compute::new(isa, 1).unwrap()).collect();
+    let (n, m) = (16, 15);
+    for dtype in DTYPES.into_iter().filter(|dtype| dtype.block().0 > 1) {
+        let (length, size) = dtype.block();
+        let k = length * 2;
+        // The largest magnitudes, so that every one of them is 127 or −127 in int8: all alike, or by turns of so many.
+        let sign = |row: usize, at: usize| [1.0, -1.0, 1.0 - 2.0 * (at / [1, 2, 4, 16][row % 4] % 2) as f32][row % 3];
+        let x: Vec<f32> = (0..m * k).map(|at| sign(at / k, at % k)).collect();
+        // Whatever the form, these have the largest and the smallest quants, and scales of either sign.
+        for quants in [0x00, 0x77, 0x7f, 0x80, 0x88, 0xff] {
+            for sub_scales in [0x00, 0x7f, 0x80, 0xff] {
+                for d in [1.0, -65_504.0] {
+                    let mut block = vec![quants; size];
+                    block[sub_scale_range(dtype)].fill(sub_scales);
+                    for &offset in scale_offsets(dtype) {
+                        block[offset..offset + 2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+                    }
+                    match dtype {
+                        Dtype::MXFP4 => block[0] = 128,
+                        Dtype::NVFP4 => block[..4].fill(sub_scales),
+                        Dtype::IQ1_M => block[55] &= 0xbf,
+                        _ => {}
+                    }
+                    let matrix = Matrix::pack(dtype, n, k, &block.repeat(n * 2), reference.pool()).unwrap();
+                    let expected = product(&reference, &matrix, &x, None);
+                    let mut row = vec![0.0; k];
+                    matrix.dequantize_row(0, &mut row);
+                    for (x, outputs) in x.chunks_exact(k).zip(expected.chunks_exact(n)) {
+                        let terms = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                        let (exact, size) = (terms.clone().sum::<f64>(), terms.map(f64::abs).sum::<f64>());
+                        let name = format!("{dtype} of {quants:#x}, {sub_scales:#x} and {d}");
+                        for &output in outputs {
+                            assert!(
+                                (f64::from(output) - exact).abs() <= size * 1e-5,
+                                "{name}: {output} is not {exact}"
+                            );
+                        }
+                    }
+                    for compute in &computes {
+                        let name = format!("{dtype} of {quants:#x}, {sub_scales:#x} and {d} on {}", compute.isa());
+                        assert_bits(&name, &product(compute, &matrix, &x, None), &expected);
                     }
                 }
             }
