@@ -164,8 +164,15 @@ impl<'a> Source<'a> {
     pub(crate) fn rows(&self, place: Place, name: &str) -> Result<usize, Error> {
         let full_name = self.name(place, name, "weight");
         let tensor = self.checkpoint.tensor(&full_name).ok_or(Error::MissingTensor(full_name))?;
-        let rows = tensor.shape.first().copied().unwrap_or(0);
-        usize::try_from(rows).map_err(|_| wrong_shape(&tensor, &[0, 0]))
+        let size =
+            |dimension: usize| tensor.shape.get(dimension).and_then(|&size| usize::try_from(size).ok()).unwrap_or(0);
+        let (rows, cols) = (size(0), size(1));
+        if rows == 0 {
+            // A safetensors file may hold a tensor of nothing.
+            let source = MatrixError::WrongSize { dtype: tensor.dtype, rows, cols, bytes: tensor.bytes.len() };
+            return Err(unusable(&tensor, source));
+        }
+        Ok(rows)
     }
 
     /// Weight matrices of `cols` columns that lie one below the other in one tensor, each packed.

@@ -65,3 +65,18 @@ fn what_an_architecture_does_not_support_is_named() {
         assert!(error.contains(expected), "{golden}, {key}: {error}");
     }
 }
+
+#[test]
+fn an_embedding_of_no_tokens_is_refused() {
+    let golden = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden/llama"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(golden.join("config.json"), folder.path().join("config.json")).unwrap();
+    let header = json!({"model.embed_tokens.weight": {"dtype": "F32", "shape": [0, 64], "data_offsets": [0, 0]}});
+    let header = header.to_string().into_bytes();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+    std::fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let compute = Compute::new(Isa::best(), 1).unwrap();
+    let error = Model::load(&checkpoint, &compute, &mut |_| {}).err().unwrap().to_string();
+    assert!(error.contains("0 rows of 64 F32 numbers do not fit 0 bytes"), "{error}");
+}
