@@ -134,7 +134,8 @@ impl VectorKernels {
         unsafe { (self.table.sigmoid)(x) }
     }
 
-    /// ln Σ exp(x): with it, log-probabilities are `x − log_sum_exp(x)`. −∞ for no numbers, or where all are −∞.
+    /// ln Σ exp(x): with it, log-probabilities are `x − log_sum_exp(x)`. −∞ for no numbers, or where all are −∞; a NaN
+    /// makes it NaN.
     pub fn log_sum_exp(&self, x: &[f32]) -> f32 {
         // SAFETY: `new` checked that the instruction set is available.
         unsafe { (self.table.log_sum_exp)(x) }
@@ -185,6 +186,11 @@ pub(crate) fn lane_sum(x: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
         }
     }
     lanes[0]
+}
+
+/// The logarithm of a sum of exponentials whose maximum is −∞, where none but a NaN, which no maximum shows, is above it.
+pub(crate) fn log_sum_of_nothing(x: &[f32]) -> f32 {
+    if x.iter().any(|x| x.is_nan()) { f32::NAN } else { f32::NEG_INFINITY }
 }
 
 /// What a row is multiplied by, from its sum of squares.
@@ -245,7 +251,7 @@ fn sigmoid(x: &mut [f32]) {
 fn log_sum_exp(x: &[f32]) -> f32 {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY {
-        return max;
+        return log_sum_of_nothing(x);
     }
     max + math::ln(lane_sum(x, |lane, x| lane + math::exp(x - max)))
 }

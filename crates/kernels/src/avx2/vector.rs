@@ -5,7 +5,7 @@ use crate::math::{
     EXP, EXP_HIGH, EXP_LOW, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW, LOG2_E, ROUND, TANH, TANH_SMALL, ln,
 };
 use crate::rope::RopeStyle;
-use crate::vector::{VectorTable, rms_scale, rotate};
+use crate::vector::{VectorTable, log_sum_of_nothing, rms_scale, rotate};
 use std::arch::x86_64::*;
 
 pub(crate) static TABLE: VectorTable = VectorTable {
@@ -233,7 +233,7 @@ fn log_sum_exp(x: &[f32]) -> f32 {
     let max = chunks.iter().fold(load(&tail), |max, chunk| _mm256_max_ps(max, load(chunk)));
     let max = largest(max);
     if max == f32::NEG_INFINITY {
-        return max;
+        return log_sum_of_nothing(x);
     }
     let eight = _mm256_set1_ps(max);
     let mut lanes = [_mm256_setzero_ps(); 2];

@@ -114,6 +114,26 @@ fn exp_has_the_same_bits_all_over_its_range() {
 }
 
 #[test]
+fn a_nan_makes_sums_nan_whatever_stands_beside_it() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let kernels = VectorKernels::new(isa);
+        for length in [1, 2, 7, 8, 9, 16, 17, 40] {
+            for other in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, 0.0] {
+                for place in 0..length {
+                    let mut x = vec![other; length];
+                    x[place] = f32::NAN;
+                    let case = format!("{isa}: NaN at {place} of {length} times {other}");
+                    assert!(kernels.log_sum_exp(&x).is_nan(), "log_sum_exp on {case}");
+                    let mut out = vec![0.0; length];
+                    kernels.rms_norm(&x, &vec![1.0; length], 1e-5, &mut out);
+                    assert!(out.iter().all(|x| x.is_nan()), "rms_norm on {case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn sums_follow_the_written_order() {
     // Sixteen lanes, then the tree: in any other order these sums of squares differ.
     let x = [4096.0, 1.0, 1.0, 1.0, 4096.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4096.0];
