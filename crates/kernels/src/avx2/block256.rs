@@ -109,7 +109,8 @@ unsafe fn split(pairs: __m256i) -> [__m256i; 2] {
     }
 }
 
-/// Adds `scale` times the sums in i16.
+/// Adds `scale` times the sums in i16. A block's total stays far below 2^31 in i32: of Q6_K, whose scales are the largest,
+/// it is at most 256 · 63 · 127 · 128 < 2^28.
 #[inline(always)]
 unsafe fn add_scaled<const C: usize>(scaled: &mut [__m256i; C], sums: [__m256i; C], scale: __m256i) {
     for (scaled, sums) in scaled.iter_mut().zip(sums) {
@@ -283,7 +284,7 @@ block256!(iq4_xs, 2208, mins: false, |packed, half, x, _sums| {
             for group in 0..4 {
                 let both = load(packed.add(160 + sub * 256 + half * 32 + group * 64));
                 for (part, nibbles) in [both, _mm256_srli_epi16::<4>(both)].into_iter().enumerate() {
-                    // |w| · (x with w's sign): two products of two numbers below 128 fit i16.
+                    // |w| · (x with w's sign): two products of at most 127 · 127 each stay below 2^15.
                     let weights = _mm256_shuffle_epi8(values, _mm256_and_si256(nibbles, mask));
                     let magnitudes = _mm256_abs_epi8(weights);
                     let products: [__m256i; C] = std::array::from_fn(|c| {

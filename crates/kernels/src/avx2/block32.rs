@@ -133,7 +133,8 @@ block32!(q5_1, 384, scales, mins: true, |packed, half, x, _sum| {
 block32!(q8_0, 544, scales, mins: false, |packed, half, x, _sum| {
     let mut sums = [_mm256_setzero_si256(); C];
     for group in 0..8 {
-        // |w| · (x with w's sign): both fit `maddubs`, also for w = −128.
+        // |w| · (x with w's sign): two products of at most 128 · 127 each stay below 2^15, also for w = −128, whose
+        // magnitude is 128 as an unsigned byte.
         let weights = load(packed.add(32 + half * 32 + group * 64));
         let magnitudes = _mm256_abs_epi8(weights);
         for c in 0..C {
@@ -157,7 +158,7 @@ block32!(iq4_nl, 288, scales, mins: false, |packed, half, x, _sum| {
     for group in 0..4 {
         let both = load(packed.add(32 + half * 32 + group * 64));
         for (part, nibbles) in [both, _mm256_srli_epi16::<4>(both)].into_iter().enumerate() {
-            // As for Q8_0: one product of two numbers below 128 at a time.
+            // As for Q8_0: two products of at most 127 · 127 each.
             let weights = _mm256_shuffle_epi8(values, _mm256_and_si256(nibbles, mask));
             let magnitudes = _mm256_abs_epi8(weights);
             for c in 0..C {

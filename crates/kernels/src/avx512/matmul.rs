@@ -1,5 +1,6 @@
 //! AVX-512 products: a group's sixteen rows fill a register. Quants are made unsigned by an offset where they are not, and
-//! `vpdpbusd` adds their products with signed activations exactly in i32.
+//! `vpdpbusd` adds their products with signed activations exactly in i32: four of at most 255 · 127 each, and a block's
+//! total at most 256 · 63 · 127 · 128 < 2^28 (Q6_K).
 
 use super::block32::{iq4_nl_tile, mxfp4_tile, q4_0_tile, q4_1_tile, q5_0_tile, q5_1_tile, q8_0_tile};
 use super::block256::{iq4_xs_tile, q2_k_tile, q3_k_tile, q4_k_tile, q5_k_tile, q6_k_tile};
