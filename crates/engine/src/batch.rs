@@ -153,6 +153,10 @@ impl Sequence {
         tokenizer: &Tokenizer,
         compute: &Compute,
     ) -> Option<(FinishReason, String)> {
+        // Not by `all`, which could stop early and so keeps the compiler from taking many at once.
+        if !logits.iter().fold(true, |finite, logit| finite & logit.is_finite()) {
+            return Some((FinishReason::Overflowed, String::new()));
+        }
         let id = self.sampler.choose(logits, self.tokens.len());
         self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(id);

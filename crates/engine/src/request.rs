@@ -131,6 +131,8 @@ pub enum FinishReason {
     Length,
     /// The receiver asked to stop.
     Cancelled,
+    /// The logits held NaN or infinity: numbers within the model overflowed, often those of an f16 cache.
+    Overflowed,
 }
 
 /// The last event of an answer.

@@ -148,6 +148,7 @@ pub(crate) fn converse(
                     FinishReason::Stop => "",
                     FinishReason::Length => " [cut: it became too long]",
                     FinishReason::Cancelled => " [stopped]",
+                    FinishReason::Overflowed => " [the model's numbers overflowed: try --kv f32]",
                 })?;
                 messages.push(json!({ "role": "assistant", "content": answer.text }));
             }

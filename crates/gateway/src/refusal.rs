@@ -50,6 +50,10 @@ pub(crate) enum Refusal {
     Busy,
     #[error("The server is shutting down. Try again when it is back.")]
     ShuttingDown,
+    #[error(
+        "the model's numbers overflowed on this prompt: serve it with `--kv f32`, or use another file of the model"
+    )]
+    Overflowed,
     #[error("The server failed on this request. Its log says why.")]
     Internal,
 }
@@ -81,7 +85,7 @@ impl Refusal {
             Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Overflowed | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -89,7 +93,7 @@ impl Refusal {
     pub(crate) fn body(&self) -> ErrorBody {
         let kind = match self {
             Self::Busy => "rate_limit_error",
-            Self::ShuttingDown | Self::Internal => "server_error",
+            Self::ShuttingDown | Self::Overflowed | Self::Internal => "server_error",
             _ => "invalid_request_error",
         };
         let code = match self {
@@ -105,6 +109,7 @@ impl Refusal {
             Self::BodyIncomplete => Some("body_incomplete"),
             Self::Busy => Some("rate_limit_exceeded"),
             Self::ShuttingDown => Some("shutting_down"),
+            Self::Overflowed => Some("numbers_overflowed"),
             Self::Internal => Some("internal_error"),
         };
         let param = match self {

@@ -5,7 +5,7 @@ mod hostile;
 use freehold_engine::{
     Engine, EngineOptions, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError, TextModel,
 };
-use freehold_formats::{Checkpoint, SpecialTokens};
+use freehold_formats::{Checkpoint, Gguf, SpecialTokens};
 use freehold_kernels::{Compute, Isa, KvType};
 use freehold_model::Model;
 use std::sync::{Arc, mpsc};
@@ -18,10 +18,13 @@ struct Served {
 }
 
 fn serve(threads: usize, options: EngineOptions) -> Served {
-    let checkpoint = Checkpoint::open(TINY.as_ref()).unwrap();
+    serve_checkpoint(&Checkpoint::open(TINY.as_ref()).unwrap(), threads, options)
+}
+
+fn serve_checkpoint(checkpoint: &Checkpoint, threads: usize, options: EngineOptions) -> Served {
     let compute = Compute::new(Isa::best(), threads).unwrap();
-    let model = Model::load(&checkpoint, &compute, &mut |_| {}).unwrap();
-    let text = TextModel::open(&checkpoint).unwrap();
+    let model = Model::load(checkpoint, &compute, &mut |_| {}).unwrap();
+    let text = TextModel::open(checkpoint).unwrap();
     let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, options).unwrap();
     Served { engine, text }
 }
@@ -115,6 +118,23 @@ fn answers_end_where_they_should() {
     let forced = Sampling { logit_bias: vec![(end, 1e9)], ..Sampling::default() };
     let ended = submit(&served, request(&served, "once upon", 20, forced))();
     assert_eq!((ended.finished.reason, ended.ids.len(), ended.finished.completion_tokens), (FinishReason::Stop, 0, 1));
+}
+
+#[test]
+fn numbers_that_overflow_end_the_answer() {
+    let mut file = std::fs::read(TINY).unwrap();
+    let norm = Gguf::from_bytes(file.clone()).unwrap().tensor("output_norm.weight").unwrap().bytes.to_vec();
+    let place = file.windows(norm.len()).position(|bytes| bytes == norm).unwrap();
+    for number in file[place..place + norm.len()].chunks_exact_mut(4) {
+        number.copy_from_slice(&f32::MAX.to_le_bytes());
+    }
+    let checkpoint = Checkpoint::Gguf(Gguf::from_bytes(file).unwrap());
+    let served = serve_checkpoint(&checkpoint, 1, EngineOptions::default());
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling { temperature, ..Sampling::default() };
+        let answer = submit(&served, request(&served, "once upon", 5, sampling))();
+        assert_eq!((answer.finished.reason, answer.ids), (FinishReason::Overflowed, Vec::new()));
+    }
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Options {
                     FinishReason::Stop => "stop",
                     FinishReason::Length => "length",
                     FinishReason::Cancelled => "cancelled",
+                    FinishReason::Overflowed => "overflowed",
                 },
                 "prefill_tokens_per_second": rate(finished.prompt_tokens, finished.prefill_time),
                 "decode_tokens_per_second": rate(finished.completion_tokens.saturating_sub(1), finished.decode_time),
@@ -121,6 +122,10 @@ impl Options {
             output::print_line("")?;
         }
         ensure!(finished.reason != FinishReason::Cancelled, "stopped before the answer had ended");
+        ensure!(
+            finished.reason != FinishReason::Overflowed,
+            "the model's numbers overflowed on this prompt: use `--kv f32`, or another file of the model"
+        );
         Ok(())
     }
 }

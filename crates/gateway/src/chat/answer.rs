@@ -99,6 +99,7 @@ pub(super) fn finish_reason(finished: &Finished) -> Result<FinishReason, Refusal
         engine::FinishReason::Length => Ok(FinishReason::Length),
         // The client would have cancelled by leaving, so it was the backend.
         engine::FinishReason::Cancelled => Err(Refusal::ShuttingDown),
+        engine::FinishReason::Overflowed => Err(Refusal::Overflowed),
     }
 }
 
