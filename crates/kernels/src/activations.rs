@@ -56,6 +56,8 @@ pub struct Activations {
     pub(crate) sums16: Vec<i16>,
     /// The float forms: M × padded K; for `Bf16` rounded to bf16 and widened again.
     pub(crate) floats: Vec<f32>,
+    /// `Bf16`: the same numbers as bf16, M × padded K.
+    pub(crate) bf16s: Vec<bf16>,
 }
 
 /// One row of the forms, to be filled.
@@ -66,6 +68,7 @@ pub(crate) struct RowMut<'a> {
     pub(crate) sums32: &'a mut [i16],
     pub(crate) sums16: &'a mut [i16],
     pub(crate) floats: &'a mut [f32],
+    pub(crate) bf16s: &'a mut [bf16],
 }
 
 impl Activations {
@@ -108,6 +111,7 @@ impl Activations {
         self.sums32.resize(resize(int8, cols / 32), 0);
         self.sums16.resize(resize(int8 && !block32, cols / 16), 0);
         self.floats.resize(resize(!int8, self.padded), 0.0);
+        self.bf16s.resize(resize(kind == ActivationKind::Bf16, self.padded), bf16::ZERO);
     }
 }
 
@@ -152,8 +156,8 @@ pub(crate) fn round_bf16(x: f32) -> f32 {
 }
 
 /// Fills one row in a float form.
-pub(crate) fn fill_floats(kind: ActivationKind, x: &[f32], floats: &mut [f32]) {
-    let (used, padding) = floats.split_at_mut(x.len());
+pub(crate) fn fill_floats(kind: ActivationKind, x: &[f32], row: &mut RowMut<'_>) {
+    let (used, padding) = row.floats.split_at_mut(x.len());
     if kind == ActivationKind::Bf16 {
         for (float, &x) in used.iter_mut().zip(x) {
             *float = round_bf16(x);
@@ -162,4 +166,7 @@ pub(crate) fn fill_floats(kind: ActivationKind, x: &[f32], floats: &mut [f32]) {
         used.copy_from_slice(x);
     }
     padding.fill(0.0);
+    for (bf16, &float) in row.bf16s.iter_mut().zip(&*row.floats) {
+        *bf16 = bf16::from_f32(float);
+    }
 }

@@ -137,6 +137,7 @@ impl Compute {
         let (quants, scales) = (per_row(activations.quants.len()), per_row(activations.scales.len()));
         let (scaled_sums, sums32) = (per_row(activations.scaled_sums.len()), per_row(activations.sums32.len()));
         let (sums16, floats) = (per_row(activations.sums16.len()), per_row(activations.floats.len()));
+        let bf16s = per_row(activations.bf16s.len());
         let parts = (
             SharedMut(activations.quants.as_mut_ptr()),
             SharedMut(activations.scales.as_mut_ptr()),
@@ -144,6 +145,7 @@ impl Compute {
             SharedMut(activations.sums32.as_mut_ptr()),
             SharedMut(activations.sums16.as_mut_ptr()),
             SharedMut(activations.floats.as_mut_ptr()),
+            SharedMut(activations.bf16s.as_mut_ptr()),
         );
         let parts = &parts;
         self.pool.run(rows.div_ceil(chunk.max(1)), |index| {
@@ -158,11 +160,12 @@ impl Compute {
                         sums32: std::slice::from_raw_parts_mut(parts.3.get().add(row * sums32), sums32),
                         sums16: std::slice::from_raw_parts_mut(parts.4.get().add(row * sums16), sums16),
                         floats: std::slice::from_raw_parts_mut(parts.5.get().add(row * floats), floats),
+                        bf16s: std::slice::from_raw_parts_mut(parts.6.get().add(row * bf16s), bf16s),
                     }
                 };
                 let x = &x[row * cols..][..cols];
                 match kind {
-                    ActivationKind::F32 | ActivationKind::Bf16 => fill_floats(kind, x, row_mut.floats),
+                    ActivationKind::F32 | ActivationKind::Bf16 => fill_floats(kind, x, &mut row_mut),
                     // SAFETY: the instruction set is available, as `VectorKernels::new` checked.
                     _ => unsafe { (self.matmul.quantize_row)(kind, x, &mut row_mut) },
                 }

@@ -12,16 +12,18 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
     Avx512,
+    /// That and AMX-TILE, AMX-INT8 and AMX-BF16, where the system lets the process use them.
+    Amx,
 }
 
 /// The text names no instruction set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no instruction set: use one of reference, avx2, avx512")]
+#[error("`{0}` is no instruction set: use one of reference, avx2, avx512, amx")]
 pub struct ParseIsaError(String);
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Self; 3] = [Self::Reference, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Reference, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// Whether this machine can run it.
     pub fn is_available(self) -> bool {
@@ -39,14 +41,17 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(x86)]
+            Self::Amx => Self::Avx512.is_available() && crate::amx::is_available(),
             #[cfg(not(x86))]
-            Self::Avx2 | Self::Avx512 => false,
+            Self::Avx2 | Self::Avx512 | Self::Amx => false,
         }
     }
 
-    /// The fastest that this machine can run.
+    /// The fastest that this machine can run, of those that have been run on a processor: AMX has to be asked for.
     pub fn best() -> Self {
-        *Self::ALL.iter().rev().find(|isa| isa.is_available()).expect("the reference is always available")
+        let proved = |isa: &Self| *isa != Self::Amx && isa.is_available();
+        Self::ALL.into_iter().rev().find(proved).expect("the reference is always available")
     }
 }
 
@@ -64,6 +69,7 @@ impl fmt::Display for Isa {
             Self::Reference => "reference",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         })
     }
 }

@@ -5,6 +5,8 @@
 //! never across the reduction.
 
 mod activations;
+#[cfg(x86)]
+mod amx;
 mod attention;
 #[cfg(x86)]
 mod avx2;

@@ -81,8 +81,10 @@ impl MatmulTable {
             Isa::Avx2 => &crate::avx2::matmul::TABLE,
             #[cfg(x86)]
             Isa::Avx512 => &crate::avx512::matmul::TABLE,
+            #[cfg(x86)]
+            Isa::Amx => &crate::amx::matmul::TABLE,
             #[cfg(not(x86))]
-            Isa::Avx2 | Isa::Avx512 => unreachable!("never available here"),
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => unreachable!("never available here"),
         }
     }
 }

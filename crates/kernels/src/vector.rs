@@ -64,9 +64,9 @@ fn vector_table(isa: Isa) -> &'static VectorTable {
         Isa::Reference => &REFERENCE,
         // Nothing here is wide enough yet for AVX-512 to have overrides of its own.
         #[cfg(x86)]
-        Isa::Avx2 | Isa::Avx512 => &crate::avx2::vector::TABLE,
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => &crate::avx2::vector::TABLE,
         #[cfg(not(x86))]
-        Isa::Avx2 | Isa::Avx512 => unreachable!("never available here"),
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => unreachable!("never available here"),
     }
 }
 

@@ -24,7 +24,7 @@ struct Sums {
 
 /// Adds the products of pairs of scales or minima with two neighbouring sums, in i32.
 #[inline(always)]
-unsafe fn add_pair(to: __m512i, pairs: __m512i, sums: *const i16, pair: usize) -> __m512i {
+pub(crate) unsafe fn add_pair(to: __m512i, pairs: __m512i, sums: *const i16, pair: usize) -> __m512i {
     // SAFETY: the caller has two sums at `sums + 2 · pair`; the target feature is its promise.
     unsafe { _mm512_dpwssd_epi32(to, pairs, _mm512_set1_epi32(sums.add(pair * 2).cast::<i32>().read_unaligned())) }
 }
@@ -40,28 +40,28 @@ unsafe fn add_scaled<const C: usize>(scaled: &mut [__m512i; C], sums: [__m512i; 
 
 /// Of pairs of i16, the first and the second of each as i32.
 #[inline(always)]
-unsafe fn split(pairs: __m512i) -> [__m512i; 2] {
+pub(crate) unsafe fn split(pairs: __m512i) -> [__m512i; 2] {
     // SAFETY: the target feature is the caller's promise.
     unsafe { [_mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pairs)), _mm512_srai_epi32::<16>(pairs)] }
 }
 
 /// Sixteen pairs of unsigned bytes as i16.
 #[inline(always)]
-unsafe fn unsigned_pairs(bytes: *const u8) -> __m512i {
+pub(crate) unsafe fn unsigned_pairs(bytes: *const u8) -> __m512i {
     // SAFETY: the caller has 32 bytes at `bytes`; the target feature is its promise.
     unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes.cast())) }
 }
 
 /// Sixteen pairs of signed bytes as i16.
 #[inline(always)]
-unsafe fn signed_pairs(bytes: *const u8) -> __m512i {
+pub(crate) unsafe fn signed_pairs(bytes: *const u8) -> __m512i {
     // SAFETY: the caller has 32 bytes at `bytes`; the target feature is its promise.
     unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes.cast())) }
 }
 
 /// Sixteen unsigned bytes as i32.
 #[inline(always)]
-unsafe fn bytes(bytes: *const u8) -> __m512i {
+pub(crate) unsafe fn bytes(bytes: *const u8) -> __m512i {
     // SAFETY: the caller has sixteen bytes; the target feature is its promise.
     unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.cast())) }
 }

@@ -110,7 +110,7 @@ unsafe fn looked_up<const C: usize>(sums: &mut [__m512i; C], quants: *const u8, 
 
 /// Half of the powers of two whose biased exponents a block begins with: see `packed::half_e8m0`.
 #[inline(always)]
-unsafe fn exponents(packed: *const u8, _part: usize) -> __m512 {
+pub(crate) unsafe fn exponents(packed: *const u8, _part: usize) -> __m512 {
     // SAFETY: an MXFP4 block begins with sixteen exponents; the target feature is the caller's promise.
     unsafe {
         let exponents = _mm512_cvtepu8_epi32(_mm_loadu_si128(packed.cast()));

@@ -52,14 +52,14 @@ pub(super) unsafe fn add_word<const C: usize>(
 }
 
 #[inline(always)]
-pub(super) unsafe fn load(bytes: *const u8) -> __m512i {
+pub(crate) unsafe fn load(bytes: *const u8) -> __m512i {
     // SAFETY: the caller has 64 bytes at `bytes`; the target feature is its promise.
     unsafe { _mm512_loadu_si512(bytes.cast()) }
 }
 
 /// The low and the high nibble of every byte.
 #[inline(always)]
-pub(super) unsafe fn nibbles(both: __m512i) -> [__m512i; 2] {
+pub(crate) unsafe fn nibbles(both: __m512i) -> [__m512i; 2] {
     // SAFETY: the target feature is the caller's promise.
     unsafe {
         let mask = _mm512_set1_epi8(15);
@@ -69,14 +69,14 @@ pub(super) unsafe fn nibbles(both: __m512i) -> [__m512i; 2] {
 
 /// `bits | (more & mask)`.
 #[inline(always)]
-pub(super) unsafe fn or_masked(bits: __m512i, more: __m512i, mask: __m512i) -> __m512i {
+pub(crate) unsafe fn or_masked(bits: __m512i, more: __m512i, mask: __m512i) -> __m512i {
     // SAFETY: the target feature is the caller's promise.
     unsafe { _mm512_ternarylogic_epi32::<0b1111_1000>(bits, more, mask) }
 }
 
 /// `x` with bit `from` of every byte at place `to`; other bits are of no use.
 #[inline(always)]
-pub(super) unsafe fn moved(x: __m512i, from: usize, to: usize) -> __m512i {
+pub(crate) unsafe fn moved(x: __m512i, from: usize, to: usize) -> __m512i {
     // SAFETY: the target feature is the caller's promise.
     unsafe {
         if from < to {
@@ -89,7 +89,7 @@ pub(super) unsafe fn moved(x: __m512i, from: usize, to: usize) -> __m512i {
 
 /// The sixteen bytes of a table in every quarter, for `_mm512_shuffle_epi8`.
 #[inline(always)]
-pub(super) unsafe fn table(values: &[i8; 16], offset: i32) -> __m512i {
+pub(crate) unsafe fn table(values: &[i8; 16], offset: i32) -> __m512i {
     let shifted = values.map(|value| (i32::from(value) + offset) as u8);
     // SAFETY: sixteen bytes; the target feature is the caller's promise.
     unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(shifted.as_ptr().cast())) }
@@ -97,14 +97,14 @@ pub(super) unsafe fn table(values: &[i8; 16], offset: i32) -> __m512i {
 
 /// The `part`th row of sixteen f16 scales.
 #[inline(always)]
-pub(super) unsafe fn scales(packed: *const u8, part: usize) -> __m512 {
+pub(crate) unsafe fn scales(packed: *const u8, part: usize) -> __m512 {
     // SAFETY: every packed block begins with its rows of scales; the target feature is the caller's promise.
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(packed.add(part * 32).cast())) }
 }
 
 /// Stores sixteen outputs of each of C rows.
 #[inline(always)]
-pub(super) unsafe fn store<const C: usize>(tile: &Tile<'_>, row: usize, acc: [__m512; C]) {
+pub(crate) unsafe fn store<const C: usize>(tile: &Tile<'_>, row: usize, acc: [__m512; C]) {
     for (c, acc) in acc.into_iter().enumerate() {
         // SAFETY: the tile's output has room for sixteen outputs for each of its rows.
         unsafe { _mm512_storeu_ps(tile.out.add((row + c - tile.rows.start) * tile.stride), acc) };

@@ -99,6 +99,9 @@ fn shapes(dtype: Dtype) -> Vec<(usize, usize, usize)> {
         (48, block, 3),
         (7, block * 5, 11),
         (16, block * 3, 15),
+        // AMX takes 16 rows a tile, and up to 128 before it reads the weights again.
+        (16, block * 3, 37),
+        (33, block, 146),
     ];
     if block == 1 {
         shapes.extend([(5, 31, 2), (17, 33, 3), (20, 95, 6), (32, 64, 15)]);
@@ -163,7 +166,8 @@ fn sub_scale_range(dtype: Dtype) -> std::ops::Range<usize> {
 fn sums_of_the_largest_numbers_are_exact() {
     let reference = Compute::new(Isa::Reference, 1).unwrap();
     let computes: Vec<Compute> = available().map(|isa| Compute::new(isa, 1).unwrap()).collect();
-    let (n, m) = (16, 15);
+    // A tile of AMX's, and fifteen rows as above.
+    let (n, m) = (16, 31);
     for dtype in DTYPES.into_iter().filter(|dtype| dtype.block().0 > 1) {
         let (length, size) = dtype.block();
         let k = length * 2;

@@ -1,0 +1,63 @@
+//! AMX products: the table, and what the integer kernels share.
+
+use super::block32::{iq4_nl_tile, mxfp4_tile, q4_0_tile, q4_1_tile, q5_0_tile, q5_1_tile, q8_0_tile};
+use super::block256::{iq4_xs_tile, q2_k_tile, q3_k_tile, q4_k_tile, q5_k_tile, q6_k_tile};
+use super::matmul_float::bf16_tile;
+use crate::avx512;
+use crate::avx512::matmul::{load, nibbles};
+use crate::matmul::{MatmulTable, Tile, TileKernel};
+use freehold_base::Dtype;
+use std::arch::x86_64::*;
+
+pub(crate) static TABLE: MatmulTable = MatmulTable { kernel, quantize_row: avx512::matmul::TABLE.quantize_row };
+
+fn kernel(dtype: Dtype) -> TileKernel {
+    match dtype {
+        Dtype::BF16 => bf16_tile,
+        Dtype::Q4_0 => q4_0_tile,
+        Dtype::Q4_1 => q4_1_tile,
+        Dtype::Q5_0 => q5_0_tile,
+        Dtype::Q5_1 => q5_1_tile,
+        Dtype::Q8_0 => q8_0_tile,
+        Dtype::IQ4_NL => iq4_nl_tile,
+        Dtype::MXFP4 => mxfp4_tile,
+        Dtype::Q2_K => q2_k_tile,
+        Dtype::Q3_K => q3_k_tile,
+        Dtype::Q4_K => q4_k_tile,
+        Dtype::Q5_K => q5_k_tile,
+        Dtype::Q6_K => q6_k_tile,
+        Dtype::IQ4_XS => iq4_xs_tile,
+        _ => (avx512::matmul::TABLE.kernel)(dtype),
+    }
+}
+
+/// Rows of activations that the weights of a block serve once they are unpacked.
+pub(super) const PANEL: usize = 128;
+
+/// Runs `panel` over the rows that fill tiles, at most [`PANEL`] at a time, and AVX-512's kernel over those left.
+#[inline]
+pub(super) unsafe fn over_panels(tile: &Tile<'_>, dtype: Dtype, panel: impl Fn(&Tile<'_>)) {
+    let (start, end) = (tile.rows.start, tile.rows.end);
+    let part = |row: usize, rows: usize| Tile {
+        group: tile.group,
+        activations: tile.activations,
+        rows: row..row + rows,
+        out: tile.out.wrapping_add((row - start) * tile.stride),
+        stride: tile.stride,
+    };
+    let whole = start + (end - start) / 16 * 16;
+    for row in (start..whole).step_by(PANEL) {
+        panel(&part(row, PANEL.min(whole - row)));
+    }
+    if whole < end {
+        // SAFETY: where AMX is available, AVX-512 is; the caller's promises hold for every part of the tile.
+        unsafe { (avx512::matmul::TABLE.kernel)(dtype)(&part(whole, end - whole)) };
+    }
+}
+
+/// Of four words of sixteen rows the low nibbles, or the high ones.
+#[inline(always)]
+pub(super) unsafe fn four_words(quants: *const u8, high: bool) -> [__m512i; 4] {
+    // SAFETY: the caller has 256 bytes at `quants`; the target feature is its promise.
+    std::array::from_fn(|word| unsafe { nibbles(load(quants.add(word * 64)))[usize::from(high)] })
+}
