@@ -19,7 +19,7 @@ pub mod tokenizer;
 pub use chat_template::{ChatInput, ChatTemplate, RenderedPrompt, SpecialTexts};
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
-pub use gguf::Gguf;
+pub use gguf::{Gguf, GgufWriter, TensorDescription};
 pub use hugging_face::{Config, HuggingFaceFolder};
 pub use metadata::{Array, Metadata, Strings, Value};
 pub use mmap::Mmap;

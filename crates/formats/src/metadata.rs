@@ -185,6 +185,18 @@ macro_rules! list_getters {
 }
 
 impl Metadata {
+    /// Pairs to be written.
+    ///
+    /// # Errors
+    /// [`Error::Gguf`] where a key occurs twice.
+    pub fn from_pairs(pairs: Vec<(String, Value)>) -> Result<Self> {
+        Self::new(pairs).map_err(|key| Error::Gguf {
+            field: format!("metadata key `{}`", shown(&key)),
+            problem: "it occurs twice".into(),
+            remedy: REMEDY,
+        })
+    }
+
     /// Builds the index by key.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, shown};
 use crate::hugging_face::Config;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Value};
 
 /// What both transformers' configurations and llama.cpp take where a file gives no base frequency.
 const THETA_DEFAULT: f64 = 10_000.0;
@@ -10,6 +10,15 @@ const THETA_DEFAULT: f64 = 10_000.0;
 /// the Llama family, which every implementation took over as defaults.
 const YARN_BETA_SLOW_DEFAULT: f64 = 1.0;
 const YARN_BETA_FAST_DEFAULT: f64 = 32.0;
+
+const FACTOR: &str = "rope.scaling.factor";
+const ORIGINAL: &str = "rope.scaling.original_context_length";
+/// Of our own: GGUF has Llama 3's scaling only as the factors that follow from it, rounded, which do not give the same
+/// frequencies to the bit.
+const LLAMA3_FACTOR: &str = "rope.llama3.factor";
+const LLAMA3_LOW: &str = "rope.llama3.low_freq_factor";
+const LLAMA3_HIGH: &str = "rope.llama3.high_freq_factor";
+const LLAMA3_ORIGINAL: &str = "rope.llama3.original_context_length";
 
 /// Rotary position embedding ("RoFormer", Su et al., 2021) with the scaling of its frequencies. Every number is finite,
 /// and positive where not said otherwise.
@@ -28,7 +37,7 @@ pub struct RopeParameters {
 pub enum RopeScaling {
     /// They are not. A GGUF of a model with [`RopeScaling::Llama3`] or [`RopeScaling::LongRope`] says this as well, and has
     /// the factors by which frequencies are divided as tensors: `rope_freqs.weight`, or `rope_factors_long.weight` and
-    /// `rope_factors_short.weight`.
+    /// `rope_factors_short.weight`. Files that Freehold wrote say [`RopeScaling::Llama3`] too, under keys of its own.
     Default,
     /// Every frequency is divided by `factor` ("Extending Context Window of Large Language Models via Positional
     /// Interpolation", Chen et al., 2023).
@@ -168,6 +177,48 @@ impl RopeParameters {
     }
 }
 
+impl RopeParameters {
+    /// The keys of a GGUF file that say the same to [`Self::from_metadata`], without the architecture in front, as far as
+    /// they are no numbers of a model's own: factors of frequencies are tensors, and a given attention factor counts as a
+    /// whole.
+    pub fn gguf_keys(&self, layers: RopeLayers) -> Vec<(&'static str, Value)> {
+        let float = |number: f64| Value::F32(number as f32);
+        // A context beyond 32 bits is none; it is refused where the model's own is.
+        let count = |positions: u64| Value::U32(u32::try_from(positions).unwrap_or(u32::MAX));
+        if matches!(layers, RopeLayers::Windowed { .. }) {
+            return vec![("rope.freq_base_swa", float(self.theta))];
+        }
+        let mut keys = vec![("rope.freq_base", float(self.theta))];
+        match self.scaling {
+            RopeScaling::Default => {}
+            RopeScaling::Linear { factor } => {
+                keys.extend([("rope.scaling.type", Value::String("linear".into())), (FACTOR, float(factor))]);
+            }
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                keys.extend([
+                    (LLAMA3_FACTOR, float(factor)),
+                    (LLAMA3_LOW, float(low_freq_factor)),
+                    (LLAMA3_HIGH, float(high_freq_factor)),
+                    (LLAMA3_ORIGINAL, count(original_max_position_embeddings)),
+                ]);
+            }
+            RopeScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, .. } => {
+                keys.extend([
+                    ("rope.scaling.type", Value::String("yarn".into())),
+                    (FACTOR, float(factor)),
+                    (ORIGINAL, count(original_max_position_embeddings)),
+                    ("rope.scaling.yarn_beta_fast", float(beta_fast)),
+                    ("rope.scaling.yarn_beta_slow", float(beta_slow)),
+                ]);
+            }
+            RopeScaling::LongRope { original_max_position_embeddings, .. } => {
+                keys.push((ORIGINAL, count(original_max_position_embeddings)));
+            }
+        }
+        keys
+    }
+}
+
 fn scaling_of(config: &Config, scaling: &Config) -> Result<RopeScaling> {
     let kind = match scaling.optional_str("rope_type")? {
         Some(kind) => kind,
@@ -284,7 +335,22 @@ impl Keys<'_> {
     }
 
     fn scaling(&self) -> Result<RopeScaling> {
-        let factor = match self.positive("rope.scaling.factor")? {
+        if let Some(factor) = self.positive(LLAMA3_FACTOR)? {
+            let needed = |name: &str| self.positive(name)?.ok_or_else(|| self.error(name, "it is missing".into()));
+            let (low_freq_factor, high_freq_factor) = (needed(LLAMA3_LOW)?, needed(LLAMA3_HIGH)?);
+            if low_freq_factor >= high_freq_factor {
+                return Err(self.error(LLAMA3_HIGH, format!("it must be greater than {LLAMA3_LOW}")));
+            }
+            let original_max_position_embeddings = self.positions(LLAMA3_ORIGINAL)?;
+            return Ok(RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings: original_max_position_embeddings
+                    .ok_or_else(|| self.error(LLAMA3_ORIGINAL, "it is missing".into()))?,
+            });
+        }
+        let factor = match self.positive(FACTOR)? {
             Some(factor) => Some(factor),
             // What the key was called in 2023.
             None => self.positive("rope.scale_linear")?,
@@ -294,7 +360,7 @@ impl Keys<'_> {
             // A factor alone is linear.
             (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
             (Some("yarn"), Some(factor)) => self.yarn(factor),
-            (Some("linear" | "yarn"), None) => Err(self.error("rope.scaling.factor", "it is missing".into())),
+            (Some("linear" | "yarn"), None) => Err(self.error(FACTOR, "it is missing".into())),
             (Some(other), _) => Err(self.error(
                 "rope.scaling.type",
                 format!("`{}` is not supported; none, linear, longrope and yarn are", shown(other)),
@@ -302,10 +368,16 @@ impl Keys<'_> {
         }
     }
 
+    /// A number of positions, which must not be 0.
+    fn positions(&self, name: &str) -> Result<Option<u64>> {
+        match self.metadata.optional_u64(&self.key(name))? {
+            Some(0) => Err(self.error(name, "it is 0".into())),
+            positions => Ok(positions),
+        }
+    }
+
     fn yarn(&self, factor: f64) -> Result<RopeScaling> {
-        const ORIGINAL: &str = "rope.scaling.original_context_length";
-        let original = match self.metadata.optional_u64(&self.key(ORIGINAL))? {
-            Some(0) => return Err(self.error(ORIGINAL, "it is 0".into())),
+        let original = match self.positions(ORIGINAL)? {
             Some(positions) => positions,
             None => self.metadata.u64(&self.key("context_length"))?,
         };

@@ -1,6 +1,6 @@
 //! Little-endian reading with every bound checked.
 
-use super::{damaged, unsupported};
+use super::{damaged, unsupported, value_type};
 use crate::error::{Error, Result, shown};
 use crate::metadata::{Array, Strings, Value};
 
@@ -8,9 +8,6 @@ use crate::metadata::{Array, Strings, Value};
 const STRING_BYTES_MAX: u64 = 1 << 30;
 /// The reference implementation's limit on arrays.
 const ARRAY_LENGTH_MAX: u64 = 1 << 30;
-/// The type id of arrays.
-const ARRAY: u32 = 9;
-
 /// A position in the file's bytes. Nothing is allocated before the file is known to hold the bytes for it.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -78,19 +75,19 @@ impl<'a> Cursor<'a> {
     pub(super) fn value(&mut self, key: &str) -> Result<Value> {
         let field = || format!("metadata key `{}`", shown(key));
         Ok(match self.u32(&field)? {
-            0 => Value::U8(u8::from_le_bytes(self.take_array(&field)?)),
-            1 => Value::I8(i8::from_le_bytes(self.take_array(&field)?)),
-            2 => Value::U16(u16::from_le_bytes(self.take_array(&field)?)),
-            3 => Value::I16(i16::from_le_bytes(self.take_array(&field)?)),
-            4 => Value::U32(u32::from_le_bytes(self.take_array(&field)?)),
-            5 => Value::I32(i32::from_le_bytes(self.take_array(&field)?)),
-            6 => Value::F32(f32::from_le_bytes(self.take_array(&field)?)),
-            7 => Value::Bool(boolean(self.take_array::<1>(&field)?[0], &field)?),
-            8 => Value::String(self.string(&field)?.to_owned()),
-            ARRAY => Value::Array(self.array(&field)?),
-            10 => Value::U64(u64::from_le_bytes(self.take_array(&field)?)),
-            11 => Value::I64(i64::from_le_bytes(self.take_array(&field)?)),
-            12 => Value::F64(f64::from_le_bytes(self.take_array(&field)?)),
+            value_type::U8 => Value::U8(u8::from_le_bytes(self.take_array(&field)?)),
+            value_type::I8 => Value::I8(i8::from_le_bytes(self.take_array(&field)?)),
+            value_type::U16 => Value::U16(u16::from_le_bytes(self.take_array(&field)?)),
+            value_type::I16 => Value::I16(i16::from_le_bytes(self.take_array(&field)?)),
+            value_type::U32 => Value::U32(u32::from_le_bytes(self.take_array(&field)?)),
+            value_type::I32 => Value::I32(i32::from_le_bytes(self.take_array(&field)?)),
+            value_type::F32 => Value::F32(f32::from_le_bytes(self.take_array(&field)?)),
+            value_type::BOOL => Value::Bool(boolean(self.take_array::<1>(&field)?[0], &field)?),
+            value_type::STRING => Value::String(self.string(&field)?.to_owned()),
+            value_type::ARRAY => Value::Array(self.array(&field)?),
+            value_type::U64 => Value::U64(u64::from_le_bytes(self.take_array(&field)?)),
+            value_type::I64 => Value::I64(i64::from_le_bytes(self.take_array(&field)?)),
+            value_type::F64 => Value::F64(f64::from_le_bytes(self.take_array(&field)?)),
             id => return Err(unknown_value_type(id, &field)),
         })
     }
@@ -98,7 +95,7 @@ impl<'a> Cursor<'a> {
     fn array(&mut self, field: &dyn Fn() -> String) -> Result<Array> {
         let id = self.u32(field)?;
         let length = self.u64(field)?;
-        if id == ARRAY {
+        if id == value_type::ARRAY {
             return Err(unsupported(field(), "it is an array of arrays, which no known model uses".into()));
         }
         if length > ARRAY_LENGTH_MAX {
@@ -108,20 +105,20 @@ impl<'a> Cursor<'a> {
             ));
         }
         Ok(match id {
-            0 => Array::U8(self.numbers(length, field, u8::from_le_bytes)?),
-            1 => Array::I8(self.numbers(length, field, i8::from_le_bytes)?),
-            2 => Array::U16(self.numbers(length, field, u16::from_le_bytes)?),
-            3 => Array::I16(self.numbers(length, field, i16::from_le_bytes)?),
-            4 => Array::U32(self.numbers(length, field, u32::from_le_bytes)?),
-            5 => Array::I32(self.numbers(length, field, i32::from_le_bytes)?),
-            6 => Array::F32(self.numbers(length, field, f32::from_le_bytes)?),
-            7 => {
+            value_type::U8 => Array::U8(self.numbers(length, field, u8::from_le_bytes)?),
+            value_type::I8 => Array::I8(self.numbers(length, field, i8::from_le_bytes)?),
+            value_type::U16 => Array::U16(self.numbers(length, field, u16::from_le_bytes)?),
+            value_type::I16 => Array::I16(self.numbers(length, field, i16::from_le_bytes)?),
+            value_type::U32 => Array::U32(self.numbers(length, field, u32::from_le_bytes)?),
+            value_type::I32 => Array::I32(self.numbers(length, field, i32::from_le_bytes)?),
+            value_type::F32 => Array::F32(self.numbers(length, field, f32::from_le_bytes)?),
+            value_type::BOOL => {
                 Array::Bool(self.take(length, field)?.iter().map(|&byte| boolean(byte, field)).collect::<Result<_>>()?)
             }
-            8 => Array::String(self.strings(length, field)?),
-            10 => Array::U64(self.numbers(length, field, u64::from_le_bytes)?),
-            11 => Array::I64(self.numbers(length, field, i64::from_le_bytes)?),
-            12 => Array::F64(self.numbers(length, field, f64::from_le_bytes)?),
+            value_type::STRING => Array::String(self.strings(length, field)?),
+            value_type::U64 => Array::U64(self.numbers(length, field, u64::from_le_bytes)?),
+            value_type::I64 => Array::I64(self.numbers(length, field, i64::from_le_bytes)?),
+            value_type::F64 => Array::F64(self.numbers(length, field, f64::from_le_bytes)?),
             id => return Err(unknown_value_type(id, field)),
         })
     }

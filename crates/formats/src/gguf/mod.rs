@@ -6,6 +6,9 @@
 //! one after the other, each padded to the alignment. A file that breaks any of this is refused as a whole.
 
 mod cursor;
+mod writer;
+
+pub use writer::{GgufWriter, TensorDescription};
 
 use crate::error::{Error, Result, shown};
 use crate::metadata::{Metadata, Value};
@@ -18,6 +21,8 @@ use std::path::Path;
 /// The first four bytes of every GGUF file.
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
 
+/// The version that is written.
+const VERSION: u32 = 3;
 /// Real files have below a hundred keys.
 const KEYS_MAX: usize = 1 << 16;
 /// The specification's limit on the length of a key.
@@ -162,6 +167,23 @@ fn read_alignment(metadata: &Metadata) -> Result<u32> {
     }
 }
 
+/// GGUF's numbers of the types of metadata values.
+mod value_type {
+    pub(super) const U8: u32 = 0;
+    pub(super) const I8: u32 = 1;
+    pub(super) const U16: u32 = 2;
+    pub(super) const I16: u32 = 3;
+    pub(super) const U32: u32 = 4;
+    pub(super) const I32: u32 = 5;
+    pub(super) const F32: u32 = 6;
+    pub(super) const BOOL: u32 = 7;
+    pub(super) const STRING: u32 = 8;
+    pub(super) const ARRAY: u32 = 9;
+    pub(super) const U64: u32 = 10;
+    pub(super) const I64: u32 = 11;
+    pub(super) const F64: u32 = 12;
+}
+
 /// What the header says of a tensor: (dtype, offset in the data, size in bytes).
 type Description = (Dtype, u64, u64);
 
@@ -271,47 +293,54 @@ fn check_length(
     Ok(())
 }
 
+/// GGUF's number of each encoding.
+const DTYPES: [(u32, Dtype); 35] = [
+    (0, Dtype::F32),
+    (1, Dtype::F16),
+    (2, Dtype::Q4_0),
+    (3, Dtype::Q4_1),
+    (6, Dtype::Q5_0),
+    (7, Dtype::Q5_1),
+    (8, Dtype::Q8_0),
+    (9, Dtype::Q8_1),
+    (10, Dtype::Q2_K),
+    (11, Dtype::Q3_K),
+    (12, Dtype::Q4_K),
+    (13, Dtype::Q5_K),
+    (14, Dtype::Q6_K),
+    (15, Dtype::Q8_K),
+    (16, Dtype::IQ2_XXS),
+    (17, Dtype::IQ2_XS),
+    (18, Dtype::IQ3_XXS),
+    (19, Dtype::IQ1_S),
+    (20, Dtype::IQ4_NL),
+    (21, Dtype::IQ3_S),
+    (22, Dtype::IQ2_S),
+    (23, Dtype::IQ4_XS),
+    (24, Dtype::I8),
+    (25, Dtype::I16),
+    (26, Dtype::I32),
+    (27, Dtype::I64),
+    (28, Dtype::F64),
+    (29, Dtype::IQ1_M),
+    (30, Dtype::BF16),
+    (34, Dtype::TQ1_0),
+    (35, Dtype::TQ2_0),
+    (39, Dtype::MXFP4),
+    (40, Dtype::NVFP4),
+    (41, Dtype::Q1_0),
+    (42, Dtype::Q2_0),
+];
+
 /// The encoding with GGUF's number `id`.
 fn dtype_of(id: u32) -> Result<Dtype, String> {
-    Ok(match id {
-        0 => Dtype::F32,
-        1 => Dtype::F16,
-        2 => Dtype::Q4_0,
-        3 => Dtype::Q4_1,
-        6 => Dtype::Q5_0,
-        7 => Dtype::Q5_1,
-        8 => Dtype::Q8_0,
-        9 => Dtype::Q8_1,
-        10 => Dtype::Q2_K,
-        11 => Dtype::Q3_K,
-        12 => Dtype::Q4_K,
-        13 => Dtype::Q5_K,
-        14 => Dtype::Q6_K,
-        15 => Dtype::Q8_K,
-        16 => Dtype::IQ2_XXS,
-        17 => Dtype::IQ2_XS,
-        18 => Dtype::IQ3_XXS,
-        19 => Dtype::IQ1_S,
-        20 => Dtype::IQ4_NL,
-        21 => Dtype::IQ3_S,
-        22 => Dtype::IQ2_S,
-        23 => Dtype::IQ4_XS,
-        24 => Dtype::I8,
-        25 => Dtype::I16,
-        26 => Dtype::I32,
-        27 => Dtype::I64,
-        28 => Dtype::F64,
-        29 => Dtype::IQ1_M,
-        30 => Dtype::BF16,
-        34 => Dtype::TQ1_0,
-        35 => Dtype::TQ2_0,
-        39 => Dtype::MXFP4,
-        40 => Dtype::NVFP4,
-        41 => Dtype::Q1_0,
-        42 => Dtype::Q2_0,
-        4 | 5 | 31..=33 | 36..=38 => return Err(format!("its type {id} was removed from the GGUF format")),
-        _ => return Err(format!("its type {id} is unknown")),
-    })
+    match DTYPES.iter().find(|(number, _)| *number == id) {
+        Some((_, dtype)) => Ok(*dtype),
+        None if matches!(id, 4 | 5 | 31..=33 | 36..=38) => {
+            Err(format!("its type {id} was removed from the GGUF format"))
+        }
+        None => Err(format!("its type {id} is unknown")),
+    }
 }
 
 /// The file is not what a GGUF writer leaves behind.

@@ -9,7 +9,7 @@ const KEY_BYTES_MAX: usize = 256;
 const LEAF: u32 = 1 << 31;
 
 /// A trie and the texts it leads to, each ending in a zero byte.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Charsmap {
     units: Vec<u32>,
     replacements: String,
@@ -31,6 +31,13 @@ impl Charsmap {
         };
         let replacements = String::from_utf8(replacements.to_vec()).map_err(|_| "its texts are not UTF-8")?;
         Ok(Self { units: units.iter().copied().map(u32::from_le_bytes).collect(), replacements })
+    }
+
+    /// The rules as [`Self::new`] reads them.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let length = (self.units.len() * size_of::<u32>()) as u32;
+        let units = self.units.iter().flat_map(|unit| unit.to_le_bytes());
+        length.to_le_bytes().into_iter().chain(units).chain(self.replacements.bytes()).collect()
     }
 
     /// `text` with everything replaced that the rules replace: each time the longest. It ends early where it passes

@@ -61,6 +61,13 @@ impl fmt::Debug for Expression {
     }
 }
 
+impl PartialEq for Expression {
+    /// Whether they are written alike; two that are not may still match alike.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.text == other.0.text
+    }
+}
+
 impl Expression {
     /// Reads an expression in the syntax that `tokenizer.json` has, as far as it is the syntax of automata.
     ///

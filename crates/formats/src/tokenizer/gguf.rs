@@ -1,35 +1,33 @@
 //! The tokenizer within a GGUF file's metadata (`tokenizer.ggml.*`).
 
 use super::charsmap::Charsmap;
-use super::expression::Expression;
 use super::named::Rules;
 use super::normaliser::{Normaliser, Step};
 use super::special::{ADDED_MAX, too_many};
 use super::vocabulary::{Spelling, Vocabulary, VocabularyModel};
 use super::word_piece::WordMark;
-use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, SPACE_MARK, Tokenizer};
+use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, SPACE_MARK};
 use crate::error::{Error, Result, shown};
-use crate::gguf::Gguf;
 use crate::metadata::{Array, Metadata, Strings, Value};
 use std::sync::Arc;
 
 /// `tokenizer.ggml.token_type`, as the GGUF specification numbers it.
-mod token_type {
-    pub(super) const NORMAL: i32 = 1;
-    pub(super) const UNKNOWN: i32 = 2;
-    pub(super) const CONTROL: i32 = 3;
-    pub(super) const USER_DEFINED: i32 = 4;
-    pub(super) const BYTE: i32 = 6;
+pub(super) mod token_type {
+    pub(in super::super) const NORMAL: i32 = 1;
+    pub(in super::super) const UNKNOWN: i32 = 2;
+    pub(in super::super) const CONTROL: i32 = 3;
+    pub(in super::super) const USER_DEFINED: i32 = 4;
+    pub(in super::super) const UNUSED: i32 = 5;
+    pub(in super::super) const BYTE: i32 = 6;
 }
 
-impl Tokenizer {
-    /// The tokenizer that `gguf` carries.
+impl Vocabulary {
+    /// The parts of the tokenizer that a GGUF file carries.
     ///
     /// # Errors
     /// [`Error::Gguf`] where a key is missing or has the wrong type; [`Error::Tokenizer`] where the tokenizer is of a
     /// kind that is not supported or its parts do not fit together.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let metadata = gguf.metadata();
+    pub fn from_metadata(metadata: &Metadata) -> Result<Self> {
         let tokens = metadata.strings("tokenizer.ggml.tokens")?;
         if let Some(scores) = metadata.optional_f32s("tokenizer.ggml.scores")? {
             check_length("tokenizer.ggml.scores", scores.len(), tokens.len())?;
@@ -52,7 +50,7 @@ impl Tokenizer {
         // BERT calls the tokens at the ends by other names; one of them the format misspells.
         let (begin, end) = if is_words { (id("cls")?, id("seperator")?) } else { (None, None) };
         let default_unknown = if is_words { id_of(tokens, "[UNK]") } else { id_of(tokens, "<unk>") };
-        Self::new(Vocabulary {
+        Ok(Self {
             tokens: tokens.clone(),
             added,
             normaliser: kind.normaliser,
@@ -160,12 +158,11 @@ fn bert(metadata: &Metadata) -> Result<Kind> {
 
 /// SentencePiece's normalisation: its rules, then how it writes spaces.
 pub(super) fn sentencepiece_spaces(charsmap: Option<Charsmap>, removes_spaces: bool, adds_space: bool) -> Normaliser {
-    let space = Expression::literal(" ").expect("a space is a sound expression");
     let steps = [
         charsmap.map(|charsmap| Step::Charsmap(Arc::new(charsmap))),
         removes_spaces.then_some(Step::SqueezeSpaces),
         adds_space.then(|| Step::Prepend(SPACE_MARK.into())),
-        Some(Step::Replace { expression: space, content: SPACE_MARK.into() }),
+        Some(Normaliser::space_marks()),
     ];
     Normaliser::new(steps.into_iter().flatten().collect())
 }

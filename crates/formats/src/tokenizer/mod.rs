@@ -12,6 +12,7 @@ mod charsmap;
 mod decoder;
 mod expression;
 mod gguf;
+mod gguf_keys;
 mod hugging_face;
 mod model;
 mod named;
@@ -35,6 +36,8 @@ pub use word_piece::WordMark;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::hugging_face::Config;
 use bpe::Merger;
 use budget::Budget;
 use model::PieceModel;
@@ -101,25 +104,49 @@ impl Tokenizer {
     /// The tokenizer of a model, from the GGUF file or from the files of the folder.
     ///
     /// # Errors
-    /// As [`Self::from_gguf`], [`Self::from_hugging_face`], [`Self::from_sentencepiece`] and [`Self::from_word_list`];
-    /// [`Error::Tokenizer`] where a folder has no file of a tokenizer.
+    /// As [`Vocabulary::from_checkpoint`] and [`Self::new`].
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        match checkpoint {
-            Checkpoint::Gguf(gguf) => Self::from_gguf(gguf),
-            Checkpoint::HuggingFace(folder) => {
-                let (config, generation) = (folder.tokenizer_config(), folder.generation_config());
-                match (folder.tokenizer(), folder.sentencepiece(), folder.word_list()) {
-                    (Some(json), ..) => Self::from_hugging_face(json, config, generation),
-                    (None, Some(model), _) => Self::from_sentencepiece(model, config, generation),
-                    (None, None, Some(words)) => Self::from_word_list(words, config),
-                    (None, None, None) => Err(Error::Tokenizer {
-                        field: "tokenizer.json".into(),
-                        problem: "the folder has neither it nor tokenizer.model nor vocab.txt".into(),
-                        remedy: "Fetch it from where the model came from",
-                    }),
-                }
-            }
-        }
+        Self::new(Vocabulary::from_checkpoint(checkpoint)?)
+    }
+
+    /// The tokenizer that `gguf` carries.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::from_metadata`] and [`Self::new`].
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        Self::new(Vocabulary::from_metadata(gguf.metadata())?)
+    }
+
+    /// The tokenizer of the file `tokenizer.json` and those beside it.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::from_hugging_face`] and [`Self::new`].
+    pub fn from_hugging_face(
+        tokenizer: &[u8],
+        tokenizer_config: Option<&Config>,
+        generation_config: Option<&Config>,
+    ) -> Result<Self> {
+        Self::new(Vocabulary::from_hugging_face(tokenizer, tokenizer_config, generation_config)?)
+    }
+
+    /// The tokenizer of the file `tokenizer.model` and those beside it.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::from_sentencepiece`] and [`Self::new`].
+    pub fn from_sentencepiece(
+        model: &[u8],
+        tokenizer_config: Option<&Config>,
+        generation_config: Option<&Config>,
+    ) -> Result<Self> {
+        Self::new(Vocabulary::from_sentencepiece(model, tokenizer_config, generation_config)?)
+    }
+
+    /// The tokenizer of the file `vocab.txt` and the one beside it.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::from_word_list`] and [`Self::new`].
+    pub fn from_word_list(words: &[u8], tokenizer_config: Option<&Config>) -> Result<Self> {
+        Self::new(Vocabulary::from_word_list(words, tokenizer_config)?)
     }
 
     /// The ids of `text`, nothing added at its ends. A byte-level vocabulary that has no token for a byte leaves it out,

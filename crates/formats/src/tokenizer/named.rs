@@ -110,6 +110,47 @@ impl Rules {
     }
 }
 
+/// Of each set of rules a name that files are given, the first that fits.
+const NAMES: [&str; 20] = [
+    "gpt-2",
+    "llama-bpe",
+    "dbrx",
+    "qwen2",
+    "deepseek-r1-qwen",
+    "smollm",
+    "gpt-4o",
+    "tekken",
+    "qwen35",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3",
+    "kimi-k2",
+    "bloom",
+    "viking",
+    "seed-coder",
+    "bailingmoe",
+    "exaone-moe",
+    "minicpm5",
+    "falcon",
+];
+
+impl Rules {
+    /// A name of these rules; `None` where they have none.
+    pub(super) fn name_of(
+        pre_tokenizer: &PreTokenizer,
+        normaliser: &Normaliser,
+        ignore_merges: bool,
+    ) -> Option<&'static str> {
+        NAMES.into_iter().find(|name| {
+            Self::named(name).is_some_and(|rules| {
+                rules.pre_tokenizer.steps() == pre_tokenizer.steps()
+                    && rules.normaliser.steps() == normaliser.steps()
+                    && rules.ignore_merges == ignore_merges
+            })
+        })
+    }
+}
+
 impl PreTokenizer {
     /// The pre-tokenizer of byte-level tokenizers that GGUF files call `pre`; `None` where the name is not known.
     pub fn named(pre: &str) -> Option<Self> {

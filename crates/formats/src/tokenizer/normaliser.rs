@@ -1,9 +1,9 @@
 //! What is done to text before it is cut: Unicode's normalisation forms, case, accents, and how spaces are written.
 
-use super::TEXT_BYTES_MAX;
 use super::budget::Budget;
 use super::charsmap::Charsmap;
 use super::expression::Expression;
+use super::{SPACE_MARK, TEXT_BYTES_MAX};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const OUTPUT_BYTES_MAX: usize = 4 * TEXT_BYTES_MAX;
 #[derive(Clone, Debug, Default)]
 pub struct Normaliser(Arc<[Step]>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) enum Step {
     Nfc,
     Nfd,
@@ -60,6 +60,12 @@ impl Normaliser {
     /// Unicode's normalisation form C.
     pub fn nfc() -> Self {
         Self::new(vec![Step::Nfc])
+    }
+
+    /// The step by which SentencePiece writes spaces.
+    pub(super) fn space_marks() -> Step {
+        let expression = Expression::literal(" ").expect("a space is a sound expression");
+        Step::Replace { expression, content: SPACE_MARK.into() }
     }
 
     /// BERT's, with the steps that are asked for.

@@ -37,7 +37,7 @@ pub(super) enum Prepend {
     Always,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) enum Step {
     /// Cuts by an expression; `invert` swaps matches and what lies between.
     Cut { expression: Expression, behaviour: Behaviour, invert: bool },

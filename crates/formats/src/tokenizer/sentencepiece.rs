@@ -5,7 +5,7 @@ use super::charsmap::Charsmap;
 use super::gguf::sentencepiece_spaces;
 use super::hugging_face::{NamedTokens, read_added_tokens, read_ends};
 use super::vocabulary::{Spelling, TOKENS_MAX, Vocabulary, VocabularyModel};
-use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, SPACE_MARK, Tokenizer};
+use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, SPACE_MARK};
 use crate::error::{Error, Result};
 use crate::hugging_face::Config;
 use crate::metadata::Strings;
@@ -44,8 +44,8 @@ struct Piece {
     kind: u64,
 }
 
-impl Tokenizer {
-    /// The tokenizer of the file `tokenizer.model`. `tokenizer_config.json` may add tokens and says what is put around a
+impl Vocabulary {
+    /// The parts of the file `tokenizer.model`. `tokenizer_config.json` may add tokens and says what is put around a
     /// text; `generation_config.json` may name more tokens that end an answer.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Tokenizer {
         let [unknown, bos, eos, padding] = [0, 1, 2, 3].map(id);
         let named = |name: &str, id: Option<u32>| Ok::<_, Error>(names.id_of(name)?.or(id));
         let (bos, eos, padding) = (named("bos_token", bos)?, named("eos_token", eos)?, named("pad_token", padding)?);
-        Self::new(Vocabulary {
+        Ok(Self {
             bos,
             eos,
             unknown,

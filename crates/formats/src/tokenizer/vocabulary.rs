@@ -6,6 +6,7 @@ use super::model::PieceModel;
 use super::special::{AddedToken, Matcher};
 use super::word_piece::WordMark;
 use super::{Normaliser, PreTokenizer, REMEDY, SPACE_MARK, Tokenizer, byte_level};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, shown};
 use crate::metadata::Strings;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -120,6 +121,32 @@ pub enum VocabularyModel {
         /// The most characters of a word; a longer one is unknown.
         characters_max: usize,
     },
+}
+
+impl Vocabulary {
+    /// The parts of a model's tokenizer, from the GGUF file or from the files of the folder.
+    ///
+    /// # Errors
+    /// As [`Self::from_metadata`], [`Self::from_hugging_face`], [`Self::from_sentencepiece`] and [`Self::from_word_list`];
+    /// [`Error::Tokenizer`] where a folder has no file of a tokenizer.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        match checkpoint {
+            Checkpoint::Gguf(gguf) => Self::from_metadata(gguf.metadata()),
+            Checkpoint::HuggingFace(folder) => {
+                let (config, generation) = (folder.tokenizer_config(), folder.generation_config());
+                match (folder.tokenizer(), folder.sentencepiece(), folder.word_list()) {
+                    (Some(json), ..) => Self::from_hugging_face(json, config, generation),
+                    (None, Some(model), _) => Self::from_sentencepiece(model, config, generation),
+                    (None, None, Some(words)) => Self::from_word_list(words, config),
+                    (None, None, None) => Err(Error::Tokenizer {
+                        field: "tokenizer.json".into(),
+                        problem: "the folder has neither it nor tokenizer.model nor vocab.txt".into(),
+                        remedy: "Fetch it from where the model came from",
+                    }),
+                }
+            }
+        }
+    }
 }
 
 impl Tokenizer {
@@ -380,7 +407,7 @@ impl TokenTable {
 }
 
 /// The byte that a token such as `<0x0A>` names.
-fn named_byte(text: &str) -> Option<u8> {
+pub(super) fn named_byte(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     // Two digits, and no sign, which the parser would take.
     let is_number = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());

@@ -3,7 +3,7 @@
 use super::hugging_face::{NamedTokens, read_added_tokens};
 use super::vocabulary::{Spelling, TOKENS_MAX, Vocabulary, VocabularyModel};
 use super::word_piece::WordMark;
-use super::{AddedToken, Normaliser, PreTokenizer, REMEDY, Tokenizer, WORD_CHARACTERS_MAX};
+use super::{AddedToken, Normaliser, PreTokenizer, REMEDY, WORD_CHARACTERS_MAX};
 use crate::error::{Error, Result};
 use crate::hugging_face::Config;
 use crate::metadata::Strings;
@@ -11,8 +11,8 @@ use crate::metadata::Strings;
 /// The tokens that BERT's vocabularies give a meaning beyond their text.
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
-impl Tokenizer {
-    /// The tokenizer of the file `vocab.txt`. `tokenizer_config.json` may say that it keeps capitals and accents, and
+impl Vocabulary {
+    /// The parts of the file `vocab.txt`. `tokenizer_config.json` may say that it keeps capitals and accents, and
     /// name other special tokens.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Tokenizer {
         let lowercase = names.flag("do_lower_case").unwrap_or(true);
         let strip_accents = names.flag("strip_accents").unwrap_or(lowercase);
         let space_chinese = names.flag("tokenize_chinese_chars").unwrap_or(true);
-        Self::new(Vocabulary {
+        Ok(Self {
             bos: id("cls_token", "[CLS]")?,
             eos: id("sep_token", "[SEP]")?,
             unknown: id("unk_token", "[UNK]")?,

@@ -8,7 +8,7 @@ mod steps;
 
 use super::special::ADDED_MAX;
 use super::vocabulary::{Spelling, Vocabulary, VocabularyModel};
-use super::{AddedToken, REMEDY, REMEDY_KIND, Tokenizer};
+use super::{AddedToken, REMEDY, REMEDY_KIND};
 use crate::error::{Error, Result, shown};
 use crate::hugging_face::Config;
 use crate::metadata::Strings;
@@ -24,8 +24,8 @@ use steps::{read_decoder, read_normaliser, read_post_processor, read_pre_tokeniz
 /// The largest file read. Published ones reach 35 MB.
 const FILE_BYTES_MAX: usize = 64 << 20;
 
-impl Tokenizer {
-    /// The tokenizer of the file `tokenizer.json`. `tokenizer_config.json` names the special tokens, and
+impl Vocabulary {
+    /// The parts of the file `tokenizer.json`. `tokenizer_config.json` names the special tokens, and
     /// `generation_config.json` may name more tokens that end an answer.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Tokenizer {
             Some(Unknown::Text(text)) => id_of(&tokens, &text),
             None => None,
         };
-        Self::new(Vocabulary {
+        Ok(Self {
             unknown: unknown.map_or_else(|| names.id_of("unk_token"), |id| Ok(Some(id)))?,
             padding: names.id_of("pad_token")?,
             tokens,
