@@ -3,7 +3,7 @@
 //! Shape letters: M tokens of the batch, C elements of the residual stream, H query heads, G kv heads, D elements of a
 //! head, F elements of the feed-forward's inside, V the vocabulary.
 
-use crate::source::{Part, Place, Source};
+use crate::source::{Part, Place, RotatedHeads, Source};
 use crate::{Cache, Chunk, Error};
 use freehold_kernels::{
     ActivationKind, Activations, AttentionInput, AttentionShape, Compute, Gate, KV_BLOCK, Matrix, Product,
@@ -48,11 +48,7 @@ pub(crate) struct Norm {
 impl Norm {
     pub(crate) fn load(source: &Source<'_>, place: Place, name: &str, length: usize) -> Result<Self, Error> {
         let epsilon = source.epsilon("attention.layer_norm_rms_epsilon", "rms_norm_eps")?;
-        let mut weight = source.vector(place, name, length)?;
-        if source.conventions.norms_less_one && !source.is_gguf() {
-            weight.iter_mut().for_each(|weight| *weight += 1.0);
-        }
-        Ok(Self { weight, epsilon })
+        Ok(Self { weight: source.norm(place, name, length)?, epsilon })
     }
 }
 
@@ -84,7 +80,7 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// `interleaved`: how many elements of each head of q and k are rotated and have their halves interleaved in the file.
+    /// `rotated`: how the heads of q and k lie in the file.
     pub(crate) fn load(
         source: &Source<'_>,
         layer: usize,
@@ -92,13 +88,10 @@ impl Attention {
         shape: AttentionShape,
         head_norms: HeadNorms,
         rope: Option<usize>,
-        interleaved: Option<usize>,
+        rotated: RotatedHeads,
     ) -> Result<Self, Error> {
         let place = Place::Layer(layer);
-        let heads = |heads| Part {
-            rows: heads * shape.k_dim,
-            interleaved: interleaved.map(|rotary_dim| (shape.k_dim, rotary_dim)),
-        };
+        let heads = |heads| Part { rows: heads * shape.k_dim, heads: Some(rotated) };
         let parts = [heads(shape.heads), heads(shape.kv_heads), (shape.kv_heads * shape.v_dim).into()];
         let [q, k, v] = if source.has(place, "attn_qkv") {
             Linear::load_parts(source, place, "attn_qkv", parts, width)?

@@ -52,7 +52,11 @@ impl Config {
                 return Err(Error::Parameter { key: "head_dim".to_owned(), problem });
             }
         };
+        // Readers of GGUF take width / heads for either where they are missing.
+        source.note_count("attention.key_length", head_dim)?;
+        source.note_count("attention.value_length", head_dim)?;
         let vocabulary = source.rows(Place::Model, "token_embd")?;
+        source.note_count("vocab_size", vocabulary)?;
         Ok(Self {
             architecture,
             layers: source.count("block_count", "num_hidden_layers", MAX_LAYERS)?,

@@ -4,7 +4,7 @@
 use crate::blocks::{Attention, GatedUnit, HeadNorms, Linear, Norm, Step, UnitTensors};
 use crate::config::Config;
 use crate::experts::{Experts, ExpertsShape};
-use crate::source::{Place, Source};
+use crate::source::{Interleaved, Place, RotatedHeads, Source};
 use crate::{Error, LogitRows};
 use freehold_formats::RopeLayers;
 use freehold_kernels::{AttentionShape, Gate, RopeFrequencies};
@@ -13,8 +13,8 @@ use freehold_kernels::{AttentionShape, Gate, RopeFrequencies};
 pub(crate) struct Variant {
     /// Frequencies of rotary positions: layers say which they use.
     pub(crate) ropes: Vec<RopeFrequencies>,
-    /// The file interleaves the rotated halves of each head of q and k.
-    pub(crate) interleaved: bool,
+    /// Which files interleave the rotated halves of each head of q and k.
+    pub(crate) interleaved: Interleaved,
     pub(crate) layers: Vec<LayerKind>,
     pub(crate) norms: LayerNorms,
     pub(crate) head_norms: HeadNorms,
@@ -37,8 +37,30 @@ pub(crate) struct Variant {
     pub(crate) logit_softcap: Option<f32>,
 }
 
+impl Variant {
+    /// The first part in which this one and one of a file in another form differ.
+    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
+        let experts = |variant: &Self| variant.experts.as_ref().map(ExpertsShape::facts);
+        let parts = [
+            ("rotary frequencies", self.ropes == other.ropes && self.interleaved == other.interleaved),
+            ("windows, and which layers embed positions", self.layers == other.layers),
+            ("norms", self.norms == other.norms && self.head_norms == other.head_norms),
+            ("scale of attention", self.attention_scale == other.attention_scale),
+            ("cap of attention's scores", self.attention_softcap == other.attention_softcap),
+            ("sinks", self.sinks == other.sinks),
+            ("gate", self.gate == other.gate && self.fused_gate == other.fused_gate),
+            ("mixture of experts", experts(self) == experts(other)),
+            ("scale of embeddings", self.embedding_scale == other.embedding_scale),
+            ("scale of residual additions", self.residual_scale == other.residual_scale),
+            ("scale of logits", self.logit_scale == other.logit_scale),
+            ("cap of logits", self.logit_softcap == other.logit_softcap),
+        ];
+        parts.into_iter().find(|(_, same)| !same).map(|(part, _)| part)
+    }
+}
+
 /// What distinguishes one layer from another.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LayerKind {
     /// How many positions a token sees.
     pub(crate) window: Option<usize>,
@@ -47,14 +69,14 @@ pub(crate) struct LayerKind {
 }
 
 /// The names of a layer's norms.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LayerNorms {
     pub(crate) attention: NormPair,
     pub(crate) feed_forward: NormPair,
 }
 
 /// The norms around a block: of what goes in, and of what comes out before it is added to the residual stream.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NormPair {
     pub(crate) before: Option<&'static str>,
     pub(crate) after: Option<&'static str>,
@@ -89,7 +111,7 @@ impl Variant {
     pub(crate) fn of(ropes: Vec<RopeFrequencies>, windows: Vec<Option<usize>>, config: &Config) -> Self {
         Self {
             ropes,
-            interleaved: false,
+            interleaved: Interleaved::Nowhere,
             layers: windows.into_iter().map(|window| LayerKind { window, rope: Some(0) }).collect(),
             norms: LayerNorms::BEFORE,
             head_norms: HeadNorms::None,
@@ -203,11 +225,12 @@ impl Layer {
             softcap: variant.attention_softcap,
             sinks: variant.sinks.then(sinks).transpose()?,
         };
-        let interleaved = variant.interleaved.then(|| 2 * variant.ropes[0].pairs());
+        let rotary_dim = 2 * variant.ropes[0].pairs();
+        let rotated = RotatedHeads { dim: config.head_dim, rotary_dim, interleaved: variant.interleaved };
         let tensors = if variant.fused_gate { UnitTensors::Fused } else { UnitTensors::Separate };
         Ok(Self {
             attention_norms: Norms::load(source, index, variant.norms.attention, width)?,
-            attention: Attention::load(source, index, width, shape, variant.head_norms, kind.rope, interleaved)?,
+            attention: Attention::load(source, index, width, shape, variant.head_norms, kind.rope, rotated)?,
             feed_forward_norms: Norms::load(source, index, variant.norms.feed_forward, width)?,
             feed_forward: match &variant.experts {
                 Some(experts) => FeedForward::Experts(Experts::load(source, index, experts, width, variant.gate)?),
@@ -225,12 +248,20 @@ impl Layer {
 }
 
 impl Decoder {
-    pub(crate) fn load(source: &Source<'_>, config: &Config, variant: Variant) -> Result<Self, Error> {
+    pub(crate) fn load(source: &Source<'_>, config: &Config, variant: &Variant) -> Result<Self, Error> {
         let width = config.width;
-        let layer = |index| Layer::load(source, config, &variant, index);
+        let embedding = Linear::load(source, Place::Model, "token_embd", config.vocabulary, width)?;
+        let mut layers = Vec::new();
+        for index in 0..config.layers {
+            let layer = Layer::load(source, config, variant, index)?;
+            // What is only looked at need not fit the memory.
+            if source.notes.is_none() {
+                layers.push(layer);
+            }
+        }
         Ok(Self {
-            embedding: Linear::load(source, Place::Model, "token_embd", config.vocabulary, width)?,
-            layers: (0..config.layers).map(layer).collect::<Result<_, Error>>()?,
+            embedding,
+            layers,
             norm: Norm::load(source, Place::Model, "output_norm", width)?,
             head: config
                 .has_head
@@ -240,7 +271,7 @@ impl Decoder {
             residual_scale: variant.residual_scale,
             logit_scale: variant.logit_scale,
             logit_softcap: variant.logit_softcap,
-            ropes: variant.ropes,
+            ropes: variant.ropes.clone(),
         })
     }
 

@@ -51,6 +51,25 @@ pub enum Error {
     /// The file holds a tensor that the architecture does not use: running without it would give wrong answers.
     #[error("the tensor `{0}` is not part of this architecture: the model is a variant that is not supported")]
     UnusedTensor(String),
+    /// GGUF has no key for a setting, and what its readers take for granted is another.
+    #[error("GGUF has no words for the model's {0}: keep the model as a folder, which runs as it is")]
+    NotInGguf(&'static str),
+    /// There is nothing to convert.
+    #[error("the model is a GGUF file already")]
+    IsGguf,
+    /// A number cannot be written as it was asked.
+    #[error("the tensor `{name}` holds {number}, which is beyond {dtype}: choose another type")]
+    TooLarge {
+        /// The tensor, as GGUF calls it.
+        name: String,
+        /// One such number.
+        number: f32,
+        /// The encoding asked for.
+        dtype: Dtype,
+    },
+    /// What is written cannot be.
+    #[error(transparent)]
+    Output(#[from] std::io::Error),
     /// The rotary position parameters make no sense.
     #[error("the model's rotary position parameters: {0}")]
     Rope(#[from] RopeError),

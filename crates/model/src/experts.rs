@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::blocks::{GatedUnit, Linear, Step, UnitTensors};
+use crate::notes::Slab;
 use crate::source::{Place, Source};
 use freehold_formats::TensorView;
 use freehold_kernels::{Gate, Matrix, Route, RouteShare, route};
@@ -38,7 +39,7 @@ impl ExpertsShape {
     pub(crate) fn load(source: &Source<'_>, inner: usize, share: RouteShare) -> Result<Option<Self>, Error> {
         let count = match source.optional_count("expert_count", "num_local_experts", MAX_EXPERTS)? {
             // What most configurations called it before transformers 5.
-            None if !source.is_gguf() => source.optional_count("", "num_experts", MAX_EXPERTS)?,
+            None if !source.is_gguf() => source.optional_count("expert_count", "num_experts", MAX_EXPERTS)?,
             count => count,
         };
         let Some(count) = count else { return Ok(None) };
@@ -50,6 +51,14 @@ impl ExpertsShape {
         }
         let used = source.count("expert_used_count", "num_experts_per_tok", count)?;
         Ok(Some(Self { count, used, inner, share, shared_inner: None, load_units: separate_units }))
+    }
+}
+
+impl ExpertsShape {
+    /// What it says in either form of a model's files: experts, experts of a token, elements of an expert's inside and of
+    /// the shared one's, and the shares.
+    pub(crate) fn facts(&self) -> (usize, usize, usize, Option<usize>, RouteShare) {
+        (self.count, self.used, self.inner, self.shared_inner, self.share)
     }
 }
 
@@ -100,18 +109,28 @@ pub(crate) fn interleaved_units(
 ) -> Result<Vec<GatedUnit>, Error> {
     let ExpertsShape { count, inner, .. } = *shape;
     let name = |part: &str| format!("model.layers.{layer}.mlp.experts.{part}");
-    let linears = |part: &str, cols: usize, rows: usize, first: usize, step: usize| {
+    let place = Place::Layer(layer);
+    let linears = |gguf: &str, part: &str, cols: usize, rows: usize, first: usize, step: usize| {
         let tensor = source.require(&name(part), &[count, cols, rows])?;
+        let slab = |expert| Slab {
+            tensor,
+            first: expert * cols * rows + first,
+            axes: [(1, 0), (rows / step, step), (cols, rows)],
+        };
+        source.note(place, gguf, "weight", vec![count, rows / step, cols], || (0..count).map(slab).collect());
         let matrices = (0..count).map(|expert| source.pack_transposed(&tensor, expert, cols, first, step));
-        let bias_name = name(&format!("{part}_bias"));
-        let biases = source.numbers(&source.require(&bias_name, &[count, rows])?, &[count, rows])?;
+        let bias = source.require(&name(&format!("{part}_bias")), &[count, rows])?;
+        source.note(place, gguf, "bias", vec![count, rows / step], || {
+            vec![Slab { tensor: bias, first, axes: [(1, 0), (count, rows), (rows / step, step)] }]
+        });
+        let biases = source.numbers(&bias, &[count, rows])?;
         let of_expert = |bias: &[f32]| bias.iter().skip(first).step_by(step).copied().collect();
         let biases = biases.chunks_exact(rows).map(of_expert).collect();
         Ok::<_, Error>(with_biases(matrices.collect::<Result<_, Error>>()?, Some(biases)))
     };
-    let gates = linears("gate_up_proj", width, 2 * inner, 0, 2)?;
-    let ups = linears("gate_up_proj", width, 2 * inner, 1, 2)?;
-    let downs = linears("down_proj", inner, width, 0, 1)?;
+    let gates = linears("ffn_gate_exps", "gate_up_proj", width, 2 * inner, 0, 2)?;
+    let ups = linears("ffn_up_exps", "gate_up_proj", width, 2 * inner, 1, 2)?;
+    let downs = linears("ffn_down_exps", "down_proj", inner, width, 0, 1)?;
     Ok(units(gates, ups, downs, kind))
 }
 
@@ -131,9 +150,18 @@ pub(crate) fn fused_units(
         let linear = |bytes| Ok(Linear { matrix: source.pack(tensor, rows, cols, bytes)?, bias: None });
         bytes.map(linear).collect::<Result<Vec<_>, Error>>()
     };
-    let gate_up =
-        linears(&source.require(&name("input_linear"), &[count, 2 * inner, width])?, 2 * count, (inner, width))?;
-    let downs = linears(&source.require(&name("output_linear"), &[count, width, inner])?, count, (width, inner))?;
+    let both = source.require(&name("input_linear"), &[count, 2 * inner, width])?;
+    for (half, gguf) in ["ffn_gate_exps", "ffn_up_exps"].into_iter().enumerate() {
+        source.note(Place::Layer(layer), gguf, "weight", vec![count, inner, width], || {
+            (0..count).map(|expert| Slab::rows(both, (2 * expert + half) * inner, inner, width)).collect()
+        });
+    }
+    let gate_up = linears(&both, 2 * count, (inner, width))?;
+    let down = source.require(&name("output_linear"), &[count, width, inner])?;
+    source.note(Place::Layer(layer), "ffn_down_exps", "weight", vec![count, width, inner], || {
+        vec![Slab::rows(down, 0, count * width, inner)]
+    });
+    let downs = linears(&down, count, (width, inner))?;
     let (mut gates, mut ups) = (Vec::new(), Vec::new());
     for (index, linear) in gate_up.into_iter().enumerate() {
         if index % 2 == 0 { gates.push(linear) } else { ups.push(linear) }

@@ -7,24 +7,28 @@
 mod architectures;
 mod blocks;
 mod config;
+mod conversion;
 mod decoder;
 mod error;
 mod experts;
+mod notes;
 mod parameters;
 mod source;
 
 pub use blocks::Workspace;
 pub use config::Config;
+pub use conversion::Conversion;
 pub use error::Error;
 
 use blocks::Step;
+use decoder::Decoder;
 use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, KV_BLOCK, KvLayer, KvShape, KvType};
 
 /// A model ready to run.
 pub struct Model {
     config: Config,
-    decoder: decoder::Decoder,
+    decoder: Decoder,
 }
 
 /// Keys and values of all layers, in blocks of [`KV_BLOCK`] positions.
@@ -63,7 +67,8 @@ impl Model {
     /// If the architecture is not supported, or parameters or tensors are missing, misshapen or not finite.
     pub fn load(checkpoint: &Checkpoint, compute: &Compute, progress: &mut dyn FnMut(u64)) -> Result<Self, Error> {
         let mut source = source::Source::new(checkpoint, compute, progress);
-        let (config, decoder) = architectures::load(&mut source)?;
+        let (config, variant) = architectures::parameters(&mut source)?;
+        let decoder = Decoder::load(&source, &config, &variant)?;
         source.finish()?;
         Ok(Self { config, decoder })
     }

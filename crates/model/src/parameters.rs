@@ -19,6 +19,24 @@ impl Source<'_> {
         Ok(format!("{}.{key}", self.architecture()?))
     }
 
+    /// Notes a parameter under GGUF's key of it, where a GGUF file is to be written. GGUF has none for an empty key.
+    pub(crate) fn note_key(&self, key: &str, value: impl FnOnce() -> Value) {
+        if let Some(notes) = self.notes.as_ref().filter(|_| !key.is_empty()) {
+            notes.borrow_mut().key(key, value());
+        }
+    }
+
+    /// The same for a count. Whoever reads GGUF expects 32 bits of one.
+    pub(crate) fn note_count(&self, key: &str, count: usize) -> Result<(), Error> {
+        if self.notes.is_none() {
+            return Ok(());
+        }
+        let problem = || Error::Parameter { key: key.to_owned(), problem: format!("is {count}, beyond 32 bits") };
+        let count = u32::try_from(count).map_err(|_| problem())?;
+        self.note_key(key, || Value::U32(count));
+        Ok(())
+    }
+
     /// A count between 1 and `max`, under GGUF's and Hugging Face's name for it; `None` where it is absent.
     pub(crate) fn optional_count(&self, gguf: &str, hf: &str, max: usize) -> Result<Option<usize>, Error> {
         let (key, value) = match self.checkpoint {
@@ -31,7 +49,10 @@ impl Source<'_> {
         };
         match value.map(usize::try_from) {
             None => Ok(None),
-            Some(Ok(count)) if (1..=max).contains(&count) => Ok(Some(count)),
+            Some(Ok(count)) if (1..=max).contains(&count) => {
+                self.note_count(gguf, count)?;
+                Ok(Some(count))
+            }
             Some(_) => Err(Error::Parameter { key, problem: format!("is not between 1 and {max}") }),
         }
     }
@@ -55,6 +76,7 @@ impl Source<'_> {
             Checkpoint::HuggingFace(folder) => (hf.to_owned(), folder.config().f64(hf)? as f32),
         };
         if value > 0.0 && value < 1.0 {
+            self.note_key(gguf, || Value::F32(value));
             return Ok(value);
         }
         Err(Error::Parameter { key, problem: format!("is {value}, not a small positive number") })
@@ -76,7 +98,11 @@ impl Source<'_> {
             Some(value) if !(value > 0.0 && value.is_finite()) => {
                 Err(Error::Parameter { key, problem: format!("is {value}, not a number above 0") })
             }
-            value => Ok(value),
+            Some(value) => {
+                self.note_key(gguf, || Value::F32(value));
+                Ok(Some(value))
+            }
+            None => Ok(None),
         }
     }
 
@@ -136,22 +162,37 @@ impl Source<'_> {
                 }
             }
             Checkpoint::HuggingFace(folder) => {
-                let config = folder.config();
-                let enabled = config.optional_bool("use_sliding_window")?.unwrap_or(true);
-                let window = config.optional_u64("sliding_window")?.filter(|&window| enabled && window > 0);
-                let window = window.map(|window| usize::try_from(window).unwrap_or(usize::MAX));
-                if let Some(types) = config.get("layer_types") {
-                    return windows_of_types(types, layers, window);
+                let windows = self
+                    .windows_of_config(folder.config(), layers, |window, every| spread(window, every.or(full_every)))?;
+                if let Some(&window) = windows.iter().flatten().next() {
+                    self.note_count("attention.sliding_window", window)?;
+                    let windowed = windows.iter().map(Option::is_some).collect();
+                    self.note_key("attention.sliding_window_pattern", || Value::Array(Array::Bool(windowed)));
                 }
-                let Some(window) = window else { return Ok(vec![None; layers]) };
-                if let Some(full) = config.optional_u64("max_window_layers")? {
-                    // Before `layer_types`, qwen2 and qwen3 had full attention below `max_window_layers`.
-                    return Ok((0..layers).map(|layer| (layer as u64 >= full).then_some(window)).collect());
-                }
-                let full_every = self.optional_count("", "sliding_window_pattern", 1 << 10)?.or(full_every);
-                Ok(spread(window, full_every))
+                Ok(windows)
             }
         }
+    }
+
+    /// The same of a Hugging Face configuration. `spread` gives all but every so many layers a window.
+    fn windows_of_config(
+        &self,
+        config: &freehold_formats::Config,
+        layers: usize,
+        spread: impl FnOnce(usize, Option<usize>) -> Vec<Option<usize>>,
+    ) -> Result<Vec<Option<usize>>, Error> {
+        let enabled = config.optional_bool("use_sliding_window")?.unwrap_or(true);
+        let window = config.optional_u64("sliding_window")?.filter(|&window| enabled && window > 0);
+        let window = window.map(|window| usize::try_from(window).unwrap_or(usize::MAX));
+        if let Some(types) = config.get("layer_types") {
+            return windows_of_types(types, layers, window);
+        }
+        let Some(window) = window else { return Ok(vec![None; layers]) };
+        if let Some(full) = config.optional_u64("max_window_layers")? {
+            // Before `layer_types`, qwen2 and qwen3 had full attention below `max_window_layers`.
+            return Ok((0..layers).map(|layer| (layer as u64 >= full).then_some(window)).collect());
+        }
+        Ok(spread(window, self.optional_count("", "sliding_window_pattern", 1 << 10)?))
     }
 
     /// Which layers rotate q and k, by SmolLM3's settings. GGUF files have none: there all but every fourth do.
@@ -183,7 +224,13 @@ impl Source<'_> {
     pub(crate) fn rope_parameters(&self, layers: RopeLayers) -> Result<RopeParameters, Error> {
         Ok(match self.checkpoint {
             Checkpoint::Gguf(file) => RopeParameters::from_metadata(file.metadata(), &self.architecture()?, layers)?,
-            Checkpoint::HuggingFace(folder) => RopeParameters::from_config(folder.config(), layers)?,
+            Checkpoint::HuggingFace(folder) => {
+                let parameters = RopeParameters::from_config(folder.config(), layers)?;
+                for (key, value) in parameters.gguf_keys(layers) {
+                    self.note_key(key, || value);
+                }
+                parameters
+            }
         })
     }
 
@@ -197,18 +244,51 @@ impl Source<'_> {
             Some(dim) => dim,
             None => (head_dim as f64 * parameters.partial_rotary_factor) as usize,
         };
-        let scaling = match self.rope_factors(rotary_dim / 2)? {
+        let scaling = match self.rope_factors(rotary_dim / 2, &parameters.scaling)? {
             Some(scaling) => scaling,
             None => self.rope_scaling(&parameters.scaling)?,
         };
-        Ok(RopeFrequencies::new(parameters.theta, rotary_dim, &scaling)?)
+        let frequencies = RopeFrequencies::new(parameters.theta, rotary_dim, &scaling)?;
+        if self.notes.is_some() {
+            self.note_rope(parameters, &frequencies)?;
+        }
+        Ok(frequencies)
+    }
+
+    /// Notes what GGUF has of the frequencies besides the parameters.
+    fn note_rope(&self, parameters: &RopeParameters, frequencies: &RopeFrequencies) -> Result<(), Error> {
+        self.note_count("rope.dimension_count", 2 * frequencies.pairs())?;
+        let attention_factor = || Value::F32(frequencies.attention_factor());
+        match &parameters.scaling {
+            Scaling::Llama3 { .. } => {
+                let plain = RopeFrequencies::new(parameters.theta, 2 * frequencies.pairs(), &RopeScaling::None)?;
+                let pairs = plain.inverse().iter().zip(frequencies.inverse());
+                let factor = |(&plain, &scaled): (&f32, &f32)| (f64::from(plain) / f64::from(scaled)) as f32;
+                self.note_numbers("rope_freqs.weight", &pairs.map(factor).collect::<Vec<_>>());
+            }
+            Scaling::Yarn { attention_factor: None, mscale: None, mscale_all_dim: None, .. } => {}
+            Scaling::Yarn { .. } => self.note_key("rope.scaling.yarn_attn_factor", attention_factor),
+            Scaling::LongRope { short_factor, long_factor, .. } => {
+                for (name, factors) in [("short", short_factor), ("long", long_factor)] {
+                    let factors: Vec<f32> = factors.iter().map(|&factor| factor as f32).collect();
+                    self.note_numbers(&format!("rope_factors_{name}.weight"), &factors);
+                }
+                self.note_key("rope.scaling.attn_factor", attention_factor);
+            }
+            Scaling::Default | Scaling::Linear { .. } => {}
+        }
+        Ok(())
     }
 
     /// The scaling that is written down as tensors, for `pairs` rotated pairs.
-    fn rope_factors(&self, pairs: usize) -> Result<Option<RopeScaling>, Error> {
+    fn rope_factors(&self, pairs: usize, scaling: &Scaling) -> Result<Option<RopeScaling>, Error> {
         let Checkpoint::Gguf(file) = self.checkpoint else { return Ok(None) };
         // Llama 3's.
         if let Some(tensor) = self.find("rope_freqs.weight") {
+            if matches!(scaling, Scaling::Llama3 { .. }) {
+                // The file also says what they were made from, which is not rounded.
+                return Ok(None);
+            }
             return Ok(Some(RopeScaling::Factors(self.numbers(&tensor, &[pairs])?)));
         }
         let Some(long) = self.find("rope_factors_long.weight") else { return Ok(None) };

@@ -2,6 +2,7 @@
 //! Face folder.
 
 use crate::Error;
+use crate::notes::{Notes, Slab};
 use freehold_base::Dtype;
 use freehold_formats::{Checkpoint, TensorView};
 use freehold_kernels::{Compute, Matrix, MatrixError};
@@ -61,6 +62,8 @@ pub(crate) struct Source<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) compute: &'a Compute,
     pub(crate) conventions: Conventions,
+    /// What a GGUF file of this model says, where one is to be written.
+    pub(crate) notes: Option<RefCell<Notes<'a>>>,
     used: RefCell<BTreeSet<String>>,
     progress: RefCell<&'a mut dyn FnMut(u64)>,
 }
@@ -72,32 +75,85 @@ pub(crate) enum Place {
     Layer(usize),
 }
 
+impl Place {
+    pub(crate) fn name_in_gguf(self, name: &str, part: &str) -> String {
+        match self {
+            Self::Model => format!("{name}.{part}"),
+            Self::Layer(layer) => format!("blk.{layer}.{name}.{part}"),
+        }
+    }
+}
+
 /// Rows of a tensor that make a matrix of their own.
 #[derive(Clone, Copy)]
 pub(crate) struct Part {
     pub(crate) rows: usize,
-    /// (elements of a head, those of them that rope rotates), where the rows are heads whose two rotated halves take turns.
-    /// They are put one after the other, so that the bits are those of the same model in Hugging Face's form.
-    pub(crate) interleaved: Option<(usize, usize)>,
+    /// Where the rows are heads that rope rotates.
+    pub(crate) heads: Option<RotatedHeads>,
+}
+
+/// How rows of heads lie in a file.
+#[derive(Clone, Copy)]
+pub(crate) struct RotatedHeads {
+    /// Elements of a head.
+    pub(crate) dim: usize,
+    /// Those of them that rope rotates.
+    pub(crate) rotary_dim: usize,
+    pub(crate) interleaved: Interleaved,
+}
+
+/// In which form's files the two rotated halves of a head take turns. They are put one after the other when they are
+/// loaded, so that the bits are those of the same model in the other form.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interleaved {
+    Nowhere,
+    Gguf,
+    Everywhere,
 }
 
 impl From<usize> for Part {
     fn from(rows: usize) -> Self {
-        Self { rows, interleaved: None }
+        Self { rows, heads: None }
     }
 }
 
 impl Part {
-    /// Where row `row` of the matrix stands among the part's rows in the file.
+    /// The heads, if the file interleaves their halves.
+    fn interleaved(self, in_gguf: bool) -> Option<RotatedHeads> {
+        self.heads.filter(|heads| match heads.interleaved {
+            Interleaved::Nowhere => false,
+            Interleaved::Gguf => in_gguf,
+            Interleaved::Everywhere => true,
+        })
+    }
+
+    /// The part's rows of `cols` numbers, from row `first` of `tensor` on, as GGUF has them.
+    fn slabs_in_gguf<'a>(self, tensor: TensorView<'a>, first: usize, cols: usize) -> Vec<Slab<'a>> {
+        match self.interleaved(true).filter(|_| self.interleaved(false).is_none()) {
+            None => vec![Slab::rows(tensor, first, self.rows, cols)],
+            Some(RotatedHeads { dim, rotary_dim, .. }) => (0..self.rows / dim)
+                .flat_map(|head| {
+                    let first = first + head * dim;
+                    let half = rotary_dim / 2;
+                    let rotated =
+                        Slab { tensor, first: first * cols, axes: [(half, cols), (2, half * cols), (cols, 1)] };
+                    [rotated, Slab::rows(tensor, first + rotary_dim, dim - rotary_dim, cols)]
+                })
+                .collect(),
+        }
+    }
+}
+
+impl RotatedHeads {
+    /// Where row `row` stands in a file that interleaves the halves.
     fn row_in_file(self, row: usize) -> usize {
-        let Some((head_dim, rotary_dim)) = self.interleaved else { return row };
-        let (head, element, half) = (row / head_dim, row % head_dim, rotary_dim / 2);
+        let (head, element, half) = (row / self.dim, row % self.dim, self.rotary_dim / 2);
         let place = match element {
             _ if element < half => 2 * element,
-            _ if element < rotary_dim => 2 * (element - half) + 1,
+            _ if element < self.rotary_dim => 2 * (element - half) + 1,
             _ => element,
         };
-        head * head_dim + place
+        head * self.dim + place
     }
 }
 
@@ -108,6 +164,7 @@ impl<'a> Source<'a> {
             checkpoint,
             compute,
             conventions: Conventions::LLAMA,
+            notes: None,
             used: RefCell::default(),
             progress: RefCell::new(progress),
         }
@@ -122,13 +179,12 @@ impl<'a> Source<'a> {
     fn name(&self, place: Place, name: &str, part: &str) -> String {
         let translate =
             |names: &[(&'static str, &'static str)]| names.iter().find(|(gguf, _)| *gguf == name).map(|found| found.1);
-        match (place, self.is_gguf()) {
-            (Place::Model, true) => format!("{name}.{part}"),
-            (Place::Layer(layer), true) => format!("blk.{layer}.{name}.{part}"),
-            (Place::Model, false) => {
+        match place {
+            _ if self.is_gguf() => place.name_in_gguf(name, part),
+            Place::Model => {
                 format!("{}.{part}", translate(&GLOBAL_NAMES).expect("every name has its translation"))
             }
-            (Place::Layer(layer), false) => {
+            Place::Layer(layer) => {
                 let translated = translate(self.conventions.names).or_else(|| translate(&LAYER_NAMES));
                 let translated = translated.expect("every name has its translation");
                 if BARE_NAMES.contains(&name) {
@@ -184,18 +240,21 @@ impl<'a> Source<'a> {
         if !(total == 1 && tensor.shape == [cols as u64]) {
             check_shape(&tensor, &[total, cols])?;
         }
+        let shape = if total == 1 { vec![cols] } else { vec![total, cols] };
+        self.note(place, name, "weight", shape, || slabs_of_parts(tensor, parts, cols));
         let row_bytes = tensor.bytes.len() / total;
         let mut first = 0;
         let mut matrices = Vec::new();
         for part in parts {
             let bytes = &tensor.bytes[first * row_bytes..(first + part.rows) * row_bytes];
             let mut ordered = Vec::new();
-            if part.interleaved.is_some() {
+            let heads = part.interleaved(self.is_gguf());
+            if let Some(heads) = heads {
                 for row in 0..part.rows {
-                    ordered.extend_from_slice(&bytes[part.row_in_file(row) * row_bytes..][..row_bytes]);
+                    ordered.extend_from_slice(&bytes[heads.row_in_file(row) * row_bytes..][..row_bytes]);
                 }
             }
-            let bytes = if part.interleaved.is_some() { &ordered } else { bytes };
+            let bytes = if heads.is_some() { &ordered } else { bytes };
             matrices.push(self.pack(&tensor, part.rows, cols, bytes)?);
             first += part.rows;
         }
@@ -205,12 +264,17 @@ impl<'a> Source<'a> {
     /// The biases that go with [`Self::matrices`], where the file has them.
     pub(crate) fn biases(&self, place: Place, name: &str, parts: &[Part]) -> Result<Option<Vec<Vec<f32>>>, Error> {
         let Some(tensor) = self.find(&self.name(place, name, "bias")) else { return Ok(None) };
-        let all = self.numbers(&tensor, &[parts.iter().map(|part| part.rows).sum()])?;
+        let total = parts.iter().map(|part| part.rows).sum();
+        let all = self.numbers(&tensor, &[total])?;
+        self.note(place, name, "bias", vec![total], || slabs_of_parts(tensor, parts, 1));
         let mut rest = &all[..];
         let mut biases = Vec::new();
         for part in parts {
             let (own, others) = rest.split_at(part.rows);
-            biases.push((0..part.rows).map(|row| own[part.row_in_file(row)]).collect());
+            biases.push(match part.interleaved(self.is_gguf()) {
+                Some(heads) => (0..part.rows).map(|row| own[heads.row_in_file(row)]).collect(),
+                None => own.to_vec(),
+            });
             rest = others;
         }
         Ok(Some(biases))
@@ -231,11 +295,12 @@ impl<'a> Source<'a> {
             let bytes = tensor.bytes.chunks_exact(tensor.bytes.len() / experts);
             return bytes.map(|bytes| self.pack(&tensor, rows, cols, bytes)).collect();
         }
-        let of_expert = |expert: usize| {
-            let tensor = self.require(&full_name.replace("{}", &expert.to_string()), &[rows, cols])?;
-            self.pack(&tensor, rows, cols, tensor.bytes)
-        };
-        (0..experts).map(of_expert).collect()
+        let of_expert = |expert: usize| self.require(&full_name.replace("{}", &expert.to_string()), &[rows, cols]);
+        let tensors = (0..experts).map(of_expert).collect::<Result<Vec<_>, Error>>()?;
+        self.note(Place::Layer(layer), name, "weight", vec![experts, rows, cols], || {
+            tensors.iter().map(|&tensor| Slab::rows(tensor, 0, rows, cols)).collect()
+        });
+        tensors.iter().map(|tensor| self.pack(tensor, rows, cols, tensor.bytes)).collect()
     }
 
     /// The biases of all experts of a layer, `rows` each, where a GGUF file has them.
@@ -291,7 +356,41 @@ impl<'a> Source<'a> {
 
     /// A vector of `length` numbers as f32.
     pub(crate) fn vector(&self, place: Place, name: &str, length: usize) -> Result<Vec<f32>, Error> {
-        self.numbers(&self.require(&self.name(place, name, "weight"), &[length])?, &[length])
+        let tensor = self.require(&self.name(place, name, "weight"), &[length])?;
+        self.note(place, name, "weight", vec![length], || vec![Slab::rows(tensor, 0, 1, length)]);
+        self.numbers(&tensor, &[length])
+    }
+
+    /// The weights of a norm over `length` numbers.
+    pub(crate) fn norm(&self, place: Place, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+        if !self.conventions.norms_less_one || self.is_gguf() {
+            return self.vector(place, name, length);
+        }
+        let mut weights = self.numbers(&self.require(&self.name(place, name, "weight"), &[length])?, &[length])?;
+        weights.iter_mut().for_each(|weight| *weight += 1.0);
+        self.note_numbers(&place.name_in_gguf(name, "weight"), &weights);
+        Ok(weights)
+    }
+
+    /// Notes a tensor as GGUF has it, where a GGUF file is to be written.
+    pub(crate) fn note(
+        &self,
+        place: Place,
+        name: &str,
+        part: &str,
+        shape: Vec<usize>,
+        slabs: impl FnOnce() -> Vec<Slab<'a>>,
+    ) {
+        if let Some(notes) = &self.notes {
+            notes.borrow_mut().tensor(place.name_in_gguf(name, part), shape, slabs());
+        }
+    }
+
+    /// The same for a vector that the checkpoint does not hold as it stands.
+    pub(crate) fn note_numbers(&self, name: &str, numbers: &[f32]) {
+        if let Some(notes) = &self.notes {
+            notes.borrow_mut().numbers(name.to_owned(), numbers.to_vec());
+        }
     }
 
     /// A tensor of this shape as f32.
@@ -319,6 +418,17 @@ impl<'a> Source<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// The numbers of parts that lie one below the other in `tensor`, as GGUF has them.
+fn slabs_of_parts<'a>(tensor: TensorView<'a>, parts: &[Part], cols: usize) -> Vec<Slab<'a>> {
+    let mut first = 0;
+    let slabs = |part: &Part| {
+        let slabs = part.slabs_in_gguf(tensor, first, cols);
+        first += part.rows;
+        slabs
+    };
+    parts.iter().flat_map(slabs).collect()
 }
 
 fn check_shape(tensor: &TensorView<'_>, shape: &[usize]) -> Result<(), Error> {

@@ -2,11 +2,11 @@
 
 use super::Architecture;
 use crate::decoder::Variant;
-use crate::source::Conventions;
+use crate::source::{Conventions, Interleaved};
 
 pub(super) static ERNIE4_5: Architecture = Architecture {
     gguf: "ernie4_5",
     hugging_face: &["ernie4_5"],
     conventions: Conventions::LLAMA,
-    variant: |source, config| Ok(Variant { interleaved: true, ..Variant::plain(source, config)? }),
+    variant: |source, config| Ok(Variant { interleaved: Interleaved::Everywhere, ..Variant::plain(source, config)? }),
 };

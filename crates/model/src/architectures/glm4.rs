@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::decoder::{LayerNorms, Variant};
-use crate::source::Conventions;
+use crate::source::{Conventions, Interleaved};
 
 pub(super) static GLM4: Architecture = Architecture {
     gguf: "glm4",
@@ -18,7 +18,7 @@ pub(super) static GLM4: Architecture = Architecture {
     variant: |source, config| {
         Ok(Variant {
             norms: LayerNorms::AROUND,
-            interleaved: true,
+            interleaved: Interleaved::Everywhere,
             fused_gate: true,
             ..Variant::plain(source, config)?
         })

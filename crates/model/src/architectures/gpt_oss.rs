@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::decoder::{LayerNorms, Variant};
-use crate::experts::{ExpertsShape, interleaved_units};
+use crate::experts::{self, ExpertsShape, interleaved_units};
 use crate::source::Conventions;
 use freehold_formats::{RopeLayers, RopeScaling};
 use freehold_kernels::{Gate, RouteShare};
@@ -17,7 +17,9 @@ pub(super) static GPT_OSS: Architecture = Architecture {
             // GGUF has no key for it, and these models do not round the bounds.
             *truncate = false;
         }
-        let mut experts = ExpertsShape::load(source, config.feed_forward, RouteShare::OfChosen)?;
+        // GGUF files have it twice.
+        let inner = source.count("expert_feed_forward_length", "intermediate_size", experts::MAX_INNER)?;
+        let mut experts = ExpertsShape::load(source, inner, RouteShare::OfChosen)?;
         if let (false, Some(experts)) = (source.is_gguf(), &mut experts) {
             experts.load_units = interleaved_units;
         }

@@ -5,7 +5,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::decoder::Variant;
 use crate::experts::{ExpertsShape, fused_units};
-use crate::source::{Conventions, Source};
+use crate::source::{Conventions, Interleaved, Source};
 use freehold_kernels::RouteShare;
 
 pub(super) static GRANITE: Architecture =
@@ -29,7 +29,7 @@ fn granite(source: &Source<'_>, config: &Config) -> Result<Variant, Error> {
     let attention_scale = source.optional_number("attention.scale", "attention_multiplier")?;
     let logits_scaling = source.optional_number("logit_scale", "logits_scaling")?;
     Ok(Variant {
-        interleaved: source.is_gguf(),
+        interleaved: Interleaved::Gguf,
         embedding_scale: source.optional_number("embedding_scale", "embedding_multiplier")?,
         attention_scale: attention_scale.unwrap_or(plain.attention_scale),
         residual_scale: source.optional_number("residual_scale", "residual_multiplier")?.unwrap_or(1.0),

@@ -3,7 +3,7 @@
 use super::Architecture;
 use crate::decoder::Variant;
 use crate::experts::ExpertsShape;
-use crate::source::Conventions;
+use crate::source::{Conventions, Interleaved};
 use freehold_kernels::RouteShare;
 
 pub(super) static LLAMA: Architecture = Architecture {
@@ -20,7 +20,7 @@ pub(super) static LLAMA: Architecture = Architecture {
     },
     variant: |source, config| {
         Ok(Variant {
-            interleaved: source.is_gguf(),
+            interleaved: Interleaved::Gguf,
             experts: ExpertsShape::load(source, config.feed_forward, RouteShare::OfChosen)?,
             ..Variant::plain(source, config)?
         })

@@ -22,7 +22,7 @@ mod smollm3;
 
 use crate::Error;
 use crate::config::Config;
-use crate::decoder::{Decoder, Variant};
+use crate::decoder::Variant;
 use crate::source::{Conventions, Source};
 use freehold_kernels::Gate;
 
@@ -59,8 +59,8 @@ static ARCHITECTURES: [&Architecture; 20] = [
     &gpt_oss::GPT_OSS,
 ];
 
-/// Loads whatever architecture the checkpoint names.
-pub(crate) fn load(source: &mut Source<'_>) -> Result<(Config, Decoder), Error> {
+/// The hyper-parameters of whatever architecture the checkpoint names.
+pub(crate) fn parameters(source: &mut Source<'_>) -> Result<(Config, Variant), Error> {
     let name = source.architecture()?;
     let is_gguf = source.is_gguf();
     let names = |architecture: &&'static Architecture| {
@@ -79,8 +79,7 @@ pub(crate) fn load(source: &mut Source<'_>) -> Result<(Config, Decoder), Error> 
     let config = Config::load(source, architecture.gguf)?;
     let variant = (architecture.variant)(source, &config)?;
     check_activation(source, variant.gate)?;
-    let decoder = Decoder::load(source, &config, variant)?;
-    Ok((config, decoder))
+    Ok((config, variant))
 }
 
 /// Refuses a configuration that names another activation than the architecture's.

@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use crate::decoder::{LayerKind, Variant};
-use crate::source::Conventions;
+use crate::source::{Conventions, Interleaved};
 
 pub(super) static SMOLLM3: Architecture = Architecture {
     gguf: "smollm3",
@@ -13,6 +13,6 @@ pub(super) static SMOLLM3: Architecture = Architecture {
         let rotates = source.layers_with_rope(config.layers)?;
         let layers = plain.layers.iter().zip(rotates);
         let layers = layers.map(|(kind, rotates)| LayerKind { rope: rotates.then_some(0), ..*kind });
-        Ok(Variant { layers: layers.collect(), interleaved: source.is_gguf(), ..plain })
+        Ok(Variant { layers: layers.collect(), interleaved: Interleaved::Gguf, ..plain })
     },
 };

@@ -6,7 +6,7 @@ use freehold_kernels::{Compute, Isa, KV_BLOCK, KvType};
 use freehold_model::{Chunk, LogitRows, Model, Workspace};
 use std::path::PathBuf;
 
-const GOLDENS: [&str; 30] = [
+pub(crate) const GOLDENS: [&str; 30] = [
     "ernie4_5",
     "exaone4",
     "gemma",
@@ -39,13 +39,13 @@ const GOLDENS: [&str; 30] = [
     "smollm3",
 ];
 
-struct Golden {
-    checkpoint: Checkpoint,
-    tokens: Vec<u32>,
+pub(crate) struct Golden {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) tokens: Vec<u32>,
     logits: Vec<Vec<f32>>,
 }
 
-fn golden(name: &str) -> Golden {
+pub(crate) fn golden(name: &str) -> Golden {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden")).join(name);
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
@@ -56,7 +56,7 @@ fn golden(name: &str) -> Golden {
 }
 
 /// The logits of all tokens, fed in chunks of `chunk`.
-fn logits(model: &Model, compute: &Compute, kv_type: KvType, tokens: &[u32], chunk: usize) -> Vec<f32> {
+pub(crate) fn logits(model: &Model, compute: &Compute, kv_type: KvType, tokens: &[u32], chunk: usize) -> Vec<f32> {
     // Blocks in no particular order: a table leads to them.
     let blocks: Vec<u32> = (0..tokens.len().div_ceil(KV_BLOCK) as u32).rev().collect();
     let mut cache = model.new_cache(kv_type, blocks.len()).unwrap();
@@ -69,7 +69,7 @@ fn logits(model: &Model, compute: &Compute, kv_type: KvType, tokens: &[u32], chu
     all
 }
 
-fn digest(logits: &[f32]) -> Digest {
+pub(crate) fn digest(logits: &[f32]) -> Digest {
     let mut hasher = Hasher::new();
     logits.iter().for_each(|logit| hasher.update(&logit.to_le_bytes()));
     hasher.finish()

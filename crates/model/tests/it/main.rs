@@ -1,4 +1,5 @@
 //! Architectures against logits of transformers, and the promise that logits do not depend on how they were computed.
 
+mod conversion;
 mod golden;
 mod refusals;
