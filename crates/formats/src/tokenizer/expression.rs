@@ -51,7 +51,7 @@ struct Automaton {
     /// Which pattern of the automaton stands for [`SPACE_BEFORE_TEXT`]. Those before it are the alternatives before,
     /// and the one after, if any, those after.
     space: Option<PatternID>,
-    patterns: usize,
+    patterns: Vec<String>,
     caches: Mutex<Vec<Cache>>,
 }
 
@@ -62,10 +62,19 @@ impl fmt::Debug for Expression {
 }
 
 impl PartialEq for Expression {
-    /// Whether they are written alike; two that are not may still match alike.
+    /// Whether they say the same but for how it is spelled. Two that do not may still match alike.
     fn eq(&self, other: &Self) -> bool {
-        self.0.text == other.0.text
+        let parsed = |automaton: &Automaton| {
+            let patterns = automaton.patterns.iter().map(|pattern| syntax::parse_with(pattern, &syntax_config()).ok());
+            patterns.collect::<Option<Vec<_>>>()
+        };
+        self.0.text == other.0.text || self.0.space == other.0.space && parsed(&self.0) == parsed(&other.0)
     }
+}
+
+/// As Oniguruma, for which the expressions are written: `^` and `$` are the ends of lines.
+fn syntax_config() -> syntax::Config {
+    syntax::Config::new().multi_line(true).nest_limit(32)
 }
 
 impl Expression {
@@ -96,9 +105,8 @@ impl Expression {
             return Err(format!("`{}` looks ahead, which is read only as `{SPACE_BEFORE_TEXT}`", shown(pattern)));
         }
         let wrong = |error: &dyn fmt::Display| shown(&error.to_string().replace('\n', " "));
-        // As Oniguruma, for which the expressions are written: `^` and `$` are the ends of lines.
         let nfa = NFA::compiler()
-            .syntax(syntax::Config::new().multi_line(true).nest_limit(32))
+            .syntax(syntax_config())
             .configure(thompson::Config::new().nfa_size_limit(Some(AUTOMATON_BYTES_MAX)))
             .build_many(&patterns)
             .map_err(|error| wrong(&error))?;
@@ -107,7 +115,6 @@ impl Expression {
         }
         let config = DFA::config().starts_for_each_pattern(true).cache_capacity(CACHE_BYTES_MAX);
         let dfa = DFA::builder().configure(config).build_from_nfa(nfa).map_err(|error| wrong(&error))?;
-        let patterns = patterns.len();
         Ok(Self(Arc::new(Automaton { text: text.into(), dfa, space, patterns, caches: Mutex::default() })))
     }
 
@@ -198,7 +205,7 @@ impl Search<'_> {
             return Ok(Some(end - last));
         }
         let after = pattern.as_usize() + 1;
-        if after == self.automaton.patterns {
+        if after == self.automaton.patterns.len() {
             return Ok(None);
         }
         let found = self.longest_preferred(start, Anchored::Pattern(PatternID::new_unchecked(after)))?;

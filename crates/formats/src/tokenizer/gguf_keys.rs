@@ -4,11 +4,12 @@
 //! again, and what comes back must have the same parts, or the tokenizer is refused with the part that has no words in
 //! GGUF. Ids that have no token get one whose text has a space, which no text becomes.
 
+use super::bpe::Merger;
 use super::gguf::token_type;
 use super::named::Rules;
 use super::normaliser::Step as Change;
 use super::pretokenizer::{Prepend, Step as Cut};
-use super::vocabulary::named_byte;
+use super::vocabulary::{PIECE_BYTES_MAX, named_byte};
 use super::{AddedToken, Normaliser, SPACE_MARK, Spelling, Tokenizer, Vocabulary, VocabularyModel, WordMark};
 use crate::error::{Error, Result, shown};
 use crate::metadata::{Array, Metadata, Strings, Value};
@@ -36,7 +37,12 @@ impl Vocabulary {
         let mut keys = Keys(Vec::new());
         match (&self.spelling, &self.model) {
             (Spelling::ByteLevel, VocabularyModel::Bpe { merges, ignore_merges, byte_fallback: false, .. }) => {
-                let pre = Rules::name_of(&self.pre_tokenizer, &self.normaliser, *ignore_merges).ok_or_else(|| {
+                let named = |ignore| Rules::name_of(&self.pre_tokenizer, &self.normaliser, ignore);
+                let pre = match named(*ignore_merges) {
+                    None if self.merges_make_all_tokens()? => named(!ignore_merges),
+                    pre => pre,
+                };
+                let pre = pre.ok_or_else(|| {
                     no_words("pre_tokenizer", "this way to cut text with this normaliser: it only names known ones")
                 })?;
                 keys.text("model", "gpt2");
@@ -163,6 +169,23 @@ impl Vocabulary {
         Ok(())
     }
 
+    /// Whether ranked merges make each token of its text, so that it makes no difference whether a piece that is a token is
+    /// taken as it stands.
+    fn merges_make_all_tokens(&self) -> Result<bool> {
+        let mut merging = self.clone();
+        if let VocabularyModel::Bpe { ignore_merges, .. } = &mut merging.model {
+            *ignore_merges = false;
+        }
+        let tokenizer = Tokenizer::new(merging)?;
+        let (mut merger, mut ids) = (Merger::default(), Vec::new());
+        let mut plain = (0u32..).zip(self.tokens.iter()).filter(|&(id, _)| tokenizer.table.is_plain(id));
+        Ok(plain.all(|(id, text)| {
+            ids.clear();
+            tokenizer.model.encode(&tokenizer.table, text, &mut merger, &mut ids);
+            text.is_empty() || ids == [id]
+        }))
+    }
+
     /// Scores by which [`VocabularyModel::ScoredBpe`] merges as these ranked merges do. It merges whatever makes a token,
     /// best score first, and of the same score from the left.
     fn scores_of_merges(&self, merges: &Strings) -> Result<Vec<f32>> {
@@ -200,6 +223,12 @@ impl Vocabulary {
             ways[id] += 1;
         }
         for (&text, &id) in &ids {
+            if text.len() > PIECE_BYTES_MAX {
+                return Err(no_words(
+                    "tokens",
+                    &format!("one of {} bytes, which would be looked up in the text", text.len()),
+                ));
+            }
             let inner = text.char_indices().map(|(place, _)| text.split_at(place));
             let all = inner.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right)).count();
             if all != ways[id] {
@@ -224,7 +253,7 @@ impl Vocabulary {
             tokens
         };
         let (own, others) = (sorted(&self.added), sorted(&read.added));
-        if let Some(token) = own.iter().find(|token| !others.contains(token)) {
+        if let Some((token, _)) = own.iter().zip(&others).find(|(token, other)| token != other) {
             let text = shown(&token.text);
             return Err(no_words(
                 "added tokens",
@@ -244,7 +273,7 @@ impl Vocabulary {
             (VocabularyModel::Bpe { byte_fallback: false, fuse_unknown, .. }, VocabularyModel::ScoredBpe { .. }) => {
                 bytes == 0 && *fuse_unknown
             }
-            (VocabularyModel::Bpe { .. }, _) | (VocabularyModel::ScoredBpe { .. }, _) => true,
+            (VocabularyModel::Bpe { .. } | VocabularyModel::ScoredBpe { .. }, _) => true,
             (VocabularyModel::Unigram { scores, byte_fallback }, _) => {
                 (*byte_fallback || bytes == 0) && scores.iter().all(|score| f64::from(*score as f32) == *score)
             }

@@ -39,7 +39,7 @@ const ENDS: [&str; 15] = [
 
 /// The longest token that is no added one, in bytes, where tokens are looked up in the text; published ones have below
 /// 400. It bounds the time per character.
-const PIECE_BYTES_MAX: usize = 512;
+pub(super) const PIECE_BYTES_MAX: usize = 512;
 
 /// A tokenizer as plain data. [`Tokenizer::new`] checks it.
 #[derive(Clone, Debug)]

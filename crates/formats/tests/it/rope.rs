@@ -1,7 +1,7 @@
 //! Rotary parameters as written by different tools, and as nobody should write them.
 
 use crate::gguf_builder::Builder;
-use freehold_formats::{Config, Error, Gguf, RopeLayers, RopeParameters, RopeScaling};
+use freehold_formats::{Config, Error, Gguf, Metadata, RopeLayers, RopeParameters, RopeScaling};
 
 fn from_config(json: &str) -> Result<RopeParameters, Error> {
     RopeParameters::from_config(&Config::parse("config.json", json.as_bytes())?, RopeLayers::All)
@@ -214,6 +214,10 @@ fn gguf_keys_mean_the_same_parameters() {
 fn gguf_keys_that_cannot_be_meant_are_refused() {
     let sound = Builder::sound;
     let rotated = |count| sound().u32("llama.rope.dimension_count", count).u32("llama.embedding_length", 256);
+    let llama3 = |low, high, original| {
+        let file = sound().f32("llama.rope.llama3.factor", 8.0).f32("llama.rope.llama3.low_freq_factor", low);
+        file.f32("llama.rope.llama3.high_freq_factor", high).u32("llama.rope.llama3.original_context_length", original)
+    };
     let no_theta = |theta| sound().set(|file| file.keys.remove(2).0.clear()).f32("llama.rope.freq_base", theta);
     for (file, words) in [
         (no_theta(0.0), ["rope.freq_base", "above 0"]),
@@ -226,10 +230,33 @@ fn gguf_keys_that_cannot_be_meant_are_refused() {
         (rotated(0).u32("llama.attention.head_count", 4), ["rope.dimension_count", "is 0"]),
         (rotated(64).u32("llama.attention.head_count", 0), ["attention.head_count", "is 0"]),
         (rotated(64), ["attention.head_count", "missing"]),
+        (sound().f32("llama.rope.llama3.factor", 8.0), ["rope.llama3.low_freq_factor", "missing"]),
+        (llama3(4.0, 4.0, 64), ["rope.llama3.high_freq_factor", "greater than"]),
+        (llama3(1.0, 4.0, 0), ["rope.llama3.original_context_length", "is 0"]),
     ] {
         let text = from_gguf(&file).unwrap_err().to_string();
         for word in words {
             assert!(text.contains(word), "`{text}` does not say `{word}`");
         }
+    }
+}
+
+#[test]
+fn parameters_survive_as_gguf_keys() {
+    for json in [
+        r#"{"rope_theta": 5e5}"#,
+        r#"{"rope_scaling": {"rope_type": "linear", "factor": 2.5}}"#,
+        r#"{"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1,
+            "high_freq_factor": 4, "original_max_position_embeddings": 8192}}"#,
+        r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "beta_fast": 16,
+            "beta_slow": 2}}"#,
+    ] {
+        let config = Config::parse("config.json", json.as_bytes()).unwrap();
+        let parameters = RopeParameters::from_config(&config, RopeLayers::All).unwrap();
+        let keys = parameters.gguf_keys(RopeLayers::All).into_iter();
+        let metadata =
+            Metadata::from_pairs(keys.map(|(key, value)| (format!("llama.{key}"), value)).collect()).unwrap();
+        let read = RopeParameters::from_metadata(&metadata, "llama", RopeLayers::All).unwrap();
+        assert_eq!(read, parameters, "{json}");
     }
 }

@@ -1,8 +1,8 @@
 //! Tokenizers of folders as GGUF keys: the same ids, or a refusal that names what GGUF has no words for.
 
-use freehold_formats::tokenizer::Vocabulary;
+use freehold_formats::tokenizer::{Vocabulary, VocabularyModel};
 use freehold_formats::{Config, Metadata, SpecialTokens, Tokenizer, Value};
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 use std::fs;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tokenizers/small");
@@ -18,6 +18,60 @@ fn json_of(name: &str) -> Json {
 
 fn vocabulary(json: &Json) -> Vocabulary {
     Vocabulary::from_hugging_face(json.to_string().as_bytes(), None, None).unwrap()
+}
+
+/// SentencePiece's BPE as transformers writes it to `tokenizer.json`: a merge for each way to make a token of two, in the
+/// order of the tokens' scores.
+fn extracted() -> Json {
+    let own = Vocabulary::from_sentencepiece(&fs::read(format!("{FOLDER}/sp-bpe.model")).unwrap(), None, None).unwrap();
+    let VocabularyModel::ScoredBpe { scores } = &own.model else { panic!("it is BPE") };
+    let vocab: Map<String, Json> =
+        own.tokens.iter().zip(0u32..).map(|(text, id)| (text.to_owned(), Json::from(id))).collect();
+    let mut by_score: Vec<(usize, &str)> = own.tokens.iter().enumerate().collect();
+    by_score.sort_by(|left, right| scores[right.0].total_cmp(&scores[left.0]));
+    let is_plain = |text: &str| {
+        !text.starts_with("<0x") && vocab.get(text).is_some_and(|id| own.added.iter().all(|token| id != token.id))
+    };
+    let mut merges = Vec::new();
+    for (_, text) in by_score.into_iter().filter(|(_, text)| is_plain(text)) {
+        let halves = text.char_indices().map(|(place, _)| text.split_at(place));
+        merges.extend(
+            halves.filter(|(left, right)| is_plain(left) && is_plain(right)).map(|(left, right)| json!([left, right])),
+        );
+    }
+    assert!(merges.len() > 100);
+    let mut json = json_of("llama.json");
+    let added = own.added.iter().map(|token| {
+        json!({"id": token.id, "content": token.text, "special": token.special, "lstrip": false, "rstrip": false,
+            "normalized": false, "single_word": false})
+    });
+    json["added_tokens"] = added.collect();
+    json["model"]["vocab"] = vocab.into();
+    json["model"]["merges"] = merges.into();
+    json
+}
+
+#[test]
+fn ranked_merges_of_sentencepiece_become_scores() {
+    // As Llama's, and as Gemma's, which puts nothing in front and cuts where no space is left.
+    let llama = extracted();
+    let mut gemma = extracted();
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        gemma[part] = json_of("gemma.json")[part].take();
+    }
+    for (json, prefix) in [(llama, true), (gemma, false)] {
+        let own = vocabulary(&json);
+        let (metadata, tokenizer) = converted(&own, "", own.tokens.len()).unwrap();
+        assert_eq!(metadata.str("tokenizer.ggml.model").unwrap(), "llama");
+        assert_eq!(metadata.bool("tokenizer.ggml.add_space_prefix").unwrap(), prefix);
+        let original = Tokenizer::new(own).unwrap();
+        for line in fs::read_to_string(format!("{FOLDER}/sp-bpe.model.ids.jsonl")).unwrap().lines() {
+            let case: Json = serde_json::from_str(line).unwrap();
+            let text = case["text"].as_str().unwrap();
+            let ids = |tokenizer: &Tokenizer| tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+            assert_eq!(ids(&tokenizer), ids(&original), "{text:?}");
+        }
+    }
 }
 
 /// What is read back of a vocabulary.
@@ -37,9 +91,7 @@ fn converted_tokenizers_give_the_ids_of_the_reference() {
         ("bloom.json", "gpt2", "bloom"),
         ("deepseek-v3.json", "gpt2", "deepseek-v3"),
         ("falcon.json", "gpt2", "falcon"),
-        ("gemma.json", "llama", ""),
         ("gpt-4o.json", "gpt2", "gpt-4o"),
-        ("llama.json", "llama", ""),
         ("sp-bpe.model", "llama", ""),
         ("sp-unigram-bytes.model", "t5", ""),
         ("sp-unigram.model", "t5", ""),
@@ -84,33 +136,36 @@ fn what_gguf_has_no_words_for_is_named() {
         *json.pointer_mut(pointer).unwrap() = value;
         json
     };
-    let mut stripping = json_of("llama.json");
-    stripping["added_tokens"][3]["rstrip"] = true.into();
-    let normalised = changed("llama.json", "/added_tokens/3/normalized", true.into());
-    let mut swapped = json_of("llama.json");
+    let of = |pointer: &str, value: Json| {
+        let mut json = extracted();
+        *json.pointer_mut(pointer).unwrap() = value;
+        json
+    };
+    // Whether merges are ignored makes a difference where some tokens are made by none.
+    let mut ignoring = changed("gpt-4o.json", "/model/ignore_merges", true.into());
+    assert!(converted(&vocabulary(&ignoring), "", 2000).is_ok());
+    ignoring["model"]["merges"].as_array_mut().unwrap().truncate(3);
+    let mut swapped = extracted();
     swapped["model"]["merges"].as_array_mut().unwrap().truncate(3);
+    let mut first = extracted();
+    (first["normalizer"], first["pre_tokenizer"]) = (Json::Null, json_of("mistral.json")["pre_tokenizer"].take());
     let cases = [
-        (json_of("mistral.json"), "pre_tokenizer: Metaspace"),
+        (first, "pre_tokenizer: Metaspace"),
+        (json_of("llama.json"), "merges"),
         (json_of("roberta.json"), "pre_tokenizer: GGUF has no words for this way to cut text"),
         (json_of("unigram.json"), "normalizer"),
         (changed("gpt-4o.json", "/normalizer", json!({"type": "NFC"})), "with this normaliser"),
-        (changed("gpt-4o.json", "/model/ignore_merges", true.into()), "this way to cut text"),
-        (
-            changed("gemma.json", "/normalizer", json!({"type": "NFKC"})),
-            "normalizer: GGUF has no words for these steps",
-        ),
-        (
-            changed("gemma.json", "/pre_tokenizer", json!({"type": "Digits"})),
-            "pre_tokenizer: GGUF has no words for these",
-        ),
-        (changed("llama.json", "/model/byte_fallback", false.into()), "unknown characters"),
-        (changed("llama.json", "/model/ignore_merges", true.into()), "such a model with such tokens"),
+        (ignoring, "this way to cut text"),
+        (of("/normalizer", json!({"type": "NFKC"})), "normalizer: GGUF has no words for these steps"),
+        (of("/pre_tokenizer", json!({"type": "Digits"})), "pre_tokenizer: GGUF has no words for these"),
+        (of("/model/byte_fallback", false.into()), "unknown characters"),
+        (of("/model/ignore_merges", true.into()), "such a model with such tokens"),
+        (of("/added_tokens/2/rstrip", true.into()), "how `</s>` is found"),
+        (of("/added_tokens/2/normalized", true.into()), "how `</s>` is found"),
+        (swapped, "merges: GGUF has no words for tokens that are not merged"),
         (changed("bert.json", "/decoder/cleanup", false.into()), "words without `cleanup`"),
         (changed("bert.json", "/model/max_input_chars_per_word", 50.into()), "model"),
         (changed("bert.json", "/normalizer/handle_chinese_chars", false.into()), "normalizer"),
-        (stripping, "how `<tool>` is found"),
-        (normalised, "how `<tool>` is found"),
-        (swapped, "merges: GGUF has no words for tokens that are not merged"),
     ];
     for (json, expected) in cases {
         let error = converted(&vocabulary(&json), "", 2000).err().unwrap_or_else(|| panic!("{expected}"));
@@ -140,9 +195,10 @@ fn tokens_that_end_an_answer_are_named() {
 
 #[test]
 fn phi3_is_known_by_its_name() {
-    let mut json = json_of("llama.json");
-    let id = json["model"]["vocab"].as_object().unwrap().len() + 7;
-    let chat = json!({"id": id, "content": "<|user|>", "special": true, "lstrip": false, "rstrip": true, "normalized": false, "single_word": false});
+    let mut json = extracted();
+    let id = json["model"]["vocab"].as_object().unwrap().len();
+    let chat = json!({"id": id, "content": "<|user|>", "special": true, "lstrip": false, "rstrip": true,
+        "normalized": false, "single_word": false});
     json["added_tokens"].as_array_mut().unwrap().push(chat);
     let own = vocabulary(&json);
     assert!(converted(&own, "Another", 2000).unwrap_err().contains("how `<|user|>` is found"));
