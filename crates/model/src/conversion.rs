@@ -28,7 +28,7 @@ pub struct Conversion<'a> {
     writer: GgufWriter,
     metadata: Metadata,
     /// Each with its encoding in the file.
-    tensors: Vec<(NotedTensor<'a>, Dtype)>,
+    tensors: Vec<(Dtype, NotedTensor<'a>)>,
 }
 
 impl<'a> Conversion<'a> {
@@ -72,13 +72,20 @@ impl<'a> Conversion<'a> {
                 shape: tensor.shape.iter().map(|&size| size as u64).collect(),
             })
             .collect();
-        let tensors = tensors.into_iter().map(|(dtype, tensor)| (tensor, dtype)).collect();
         Ok(Self { writer: GgufWriter::new(&metadata, &described)?, metadata, tensors })
     }
 
     /// The keys of the file.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// The encoding and the bytes of each tensor of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = (Dtype, u64)> {
+        self.tensors.iter().map(|(dtype, tensor)| {
+            let numbers = tensor.shape.iter().product::<usize>() as u64;
+            (*dtype, dtype.size_bytes(numbers).expect("the writer has measured it"))
+        })
     }
 
     /// The length of the file.
@@ -89,7 +96,7 @@ impl<'a> Conversion<'a> {
     /// Whether the file's logits have the bits of the folder's: all matrices are encoded as they are there. Routers of
     /// experts may not be, for a GGUF file has them in F32.
     pub fn keeps_bits(&self) -> bool {
-        self.tensors.iter().all(|(tensor, dtype)| !tensor.is_matrix() || tensor.has_dtype(*dtype))
+        self.tensors.iter().all(|(dtype, tensor)| !tensor.is_matrix() || tensor.has_dtype(*dtype))
     }
 
     /// Writes the file. `progress` is told how many bytes of tensors have been written since it was last told.
@@ -98,7 +105,7 @@ impl<'a> Conversion<'a> {
     /// [`Error::Output`] where `out` fails, and [`Error::TooLarge`] where a number is beyond its new encoding.
     pub fn write(&self, out: &mut dyn Write, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
         self.writer.write(out, |number, out| {
-            let (tensor, dtype) = &self.tensors[number];
+            let (dtype, tensor) = &self.tensors[number];
             match &tensor.numbers {
                 Numbers::Given(numbers) => {
                     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();

@@ -266,7 +266,9 @@ impl Source<'_> {
                 let factor = |(&plain, &scaled): (&f32, &f32)| (f64::from(plain) / f64::from(scaled)) as f32;
                 self.note_numbers("rope_freqs.weight", &pairs.map(factor).collect::<Vec<_>>());
             }
-            Scaling::Yarn { attention_factor: None, mscale: None, mscale_all_dim: None, .. } => {}
+            Scaling::Default
+            | Scaling::Linear { .. }
+            | Scaling::Yarn { attention_factor: None, mscale: None, mscale_all_dim: None, .. } => {}
             Scaling::Yarn { .. } => self.note_key("rope.scaling.yarn_attn_factor", attention_factor),
             Scaling::LongRope { short_factor, long_factor, .. } => {
                 for (name, factors) in [("short", short_factor), ("long", long_factor)] {
@@ -275,7 +277,6 @@ impl Source<'_> {
                 }
                 self.note_key("rope.scaling.attn_factor", attention_factor);
             }
-            Scaling::Default | Scaling::Linear { .. } => {}
         }
         Ok(())
     }
