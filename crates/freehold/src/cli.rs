@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Rm(commands::rm::Options),
     /// Check every byte of the store, and fetch again what is damaged or missing.
     Scrub(commands::scrub::Options),
+    /// Write a model in Hugging Face's form as one GGUF file.
+    Convert(commands::convert::Options),
     /// The key that the HTTP server asks for.
     #[command(subcommand)]
     Key(commands::key::Command),

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod convert;
 pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod list;
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Rm(options) => options.run(&home()?, cli.json),
         Command::Scrub(options) => options.run(&home()?, cli.json),
         Command::Key(command) => command.run(&home()?, cli.json),
+        Command::Convert(options) => options.run(&home()?, cli.json),
         Command::Tokenize(options) => options.run(&home()?, cli.json),
         Command::Logits(options) => options.run(&home()?, cli.json),
         Command::Perplexity(options) => options.run(&home()?, cli.json),

@@ -5,6 +5,7 @@ use crate::home::Home;
 use crate::models::{self, Opened};
 use crate::output;
 use anyhow::Result;
+use freehold_base::Dtype;
 use freehold_base::units::format_bytes;
 use freehold_engine::TextModel;
 use freehold_formats::{Checkpoint, TensorView};
@@ -109,20 +110,30 @@ fn describe(opened: &Opened, parameters: &Map<String, Value>, text: &Result<Text
         Err(error) => line("Tokenizer", &error.to_string()),
     }
     line("Chat template", if chats { "yes" } else { "none" });
-    let mut types: Vec<(String, usize, u64)> = Vec::new();
-    for tensor in opened.checkpoint.tensors() {
-        let name = tensor.dtype.to_string();
-        match types.iter_mut().find(|(known, _, _)| *known == name) {
-            Some((_, count, bytes)) => (*count, *bytes) = (*count + 1, *bytes + tensor.bytes.len() as u64),
-            None => types.push((name, 1, tensor.bytes.len() as u64)),
-        }
-    }
-    let types: Vec<_> =
-        types.iter().map(|(name, count, bytes)| format!("{count} {name} ({})", format_bytes(*bytes))).collect();
-    line("Tensors", &types.join(", "));
+    let tensors = opened.checkpoint.tensors().map(|tensor| (tensor.dtype, tensor.bytes.len() as u64));
+    line("Tensors", &described(&types(tensors)));
     lines.push("\nParameters".to_owned());
     lines.extend(parameters.iter().map(|(key, value)| format!("  {key} = {value}")));
     lines.join("\n")
+}
+
+/// How many tensors there are of each type, and their bytes, in order of appearance.
+pub(crate) fn types(tensors: impl Iterator<Item = (Dtype, u64)>) -> Vec<(String, usize, u64)> {
+    let mut types: Vec<(String, usize, u64)> = Vec::new();
+    for (dtype, size_bytes) in tensors {
+        let name = dtype.to_string();
+        match types.iter_mut().find(|(known, _, _)| *known == name) {
+            Some((_, count, bytes)) => (*count, *bytes) = (*count + 1, *bytes + size_bytes),
+            None => types.push((name, 1, size_bytes)),
+        }
+    }
+    types
+}
+
+/// The same for people.
+pub(crate) fn described(types: &[(String, usize, u64)]) -> String {
+    let described = types.iter().map(|(name, count, bytes)| format!("{count} {name} ({})", format_bytes(*bytes)));
+    described.collect::<Vec<_>>().join(", ")
 }
 
 /// The model's metadata or configuration, with long lists shown by their length.
