@@ -16,6 +16,8 @@ enum Task {
     Conformance(conformance::Options),
     /// Pulls from a hub as the Python package `huggingface_hub` does: the same files, bytes and refusals.
     ParityHub(parity::Options),
+    /// Converts folders and loads them by llama.cpp: the same logits and tokens.
+    ParityConvert(parity::ConvertOptions),
     /// Speed, against peers in the same run.
     #[command(subcommand)]
     Bench(Bench),
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy => tidy::run(),
         Task::Conformance(options) => options.run(),
         Task::ParityHub(options) => options.run(),
+        Task::ParityConvert(options) => options.run(),
         Task::Bench(Bench::Engine(options)) => options.run(),
     }
 }
