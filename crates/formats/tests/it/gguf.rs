@@ -213,6 +213,45 @@ fn hostile_offsets_and_alignment() {
     refused(Builder::sound().key("general.alignment", F64, 32f64.to_le_bytes()).build(), &[key, "u32"]);
 }
 
+/// The specification's numbers of the types.
+pub(crate) const DTYPES: [(u32, Dtype); 35] = [
+    (0, Dtype::F32),
+    (1, Dtype::F16),
+    (2, Dtype::Q4_0),
+    (3, Dtype::Q4_1),
+    (6, Dtype::Q5_0),
+    (7, Dtype::Q5_1),
+    (8, Dtype::Q8_0),
+    (9, Dtype::Q8_1),
+    (10, Dtype::Q2_K),
+    (11, Dtype::Q3_K),
+    (12, Dtype::Q4_K),
+    (13, Dtype::Q5_K),
+    (14, Dtype::Q6_K),
+    (15, Dtype::Q8_K),
+    (16, Dtype::IQ2_XXS),
+    (17, Dtype::IQ2_XS),
+    (18, Dtype::IQ3_XXS),
+    (19, Dtype::IQ1_S),
+    (20, Dtype::IQ4_NL),
+    (21, Dtype::IQ3_S),
+    (22, Dtype::IQ2_S),
+    (23, Dtype::IQ4_XS),
+    (24, Dtype::I8),
+    (25, Dtype::I16),
+    (26, Dtype::I32),
+    (27, Dtype::I64),
+    (28, Dtype::F64),
+    (29, Dtype::IQ1_M),
+    (30, Dtype::BF16),
+    (34, Dtype::TQ1_0),
+    (35, Dtype::TQ2_0),
+    (39, Dtype::MXFP4),
+    (40, Dtype::NVFP4),
+    (41, Dtype::Q1_0),
+    (42, Dtype::Q2_0),
+];
+
 #[test]
 fn types_unknown_removed_and_known() {
     let typed = |kind| Builder::sound().a(|a| a.kind = kind).build();
@@ -222,43 +261,7 @@ fn types_unknown_removed_and_known() {
     for unknown in [43, 100, u32::MAX] {
         refused(typed(unknown), &["tensor `a`", &format!("type {unknown} is unknown")]);
     }
-    for (kind, dtype) in [
-        (0, Dtype::F32),
-        (1, Dtype::F16),
-        (2, Dtype::Q4_0),
-        (3, Dtype::Q4_1),
-        (6, Dtype::Q5_0),
-        (7, Dtype::Q5_1),
-        (8, Dtype::Q8_0),
-        (9, Dtype::Q8_1),
-        (10, Dtype::Q2_K),
-        (11, Dtype::Q3_K),
-        (12, Dtype::Q4_K),
-        (13, Dtype::Q5_K),
-        (14, Dtype::Q6_K),
-        (15, Dtype::Q8_K),
-        (16, Dtype::IQ2_XXS),
-        (17, Dtype::IQ2_XS),
-        (18, Dtype::IQ3_XXS),
-        (19, Dtype::IQ1_S),
-        (20, Dtype::IQ4_NL),
-        (21, Dtype::IQ3_S),
-        (22, Dtype::IQ2_S),
-        (23, Dtype::IQ4_XS),
-        (24, Dtype::I8),
-        (25, Dtype::I16),
-        (26, Dtype::I32),
-        (27, Dtype::I64),
-        (28, Dtype::F64),
-        (29, Dtype::IQ1_M),
-        (30, Dtype::BF16),
-        (34, Dtype::TQ1_0),
-        (35, Dtype::TQ2_0),
-        (39, Dtype::MXFP4),
-        (40, Dtype::NVFP4),
-        (41, Dtype::Q1_0),
-        (42, Dtype::Q2_0),
-    ] {
+    for (kind, dtype) in DTYPES {
         let (_, block_bytes) = dtype.block();
         let file = Builder::sound().set(|file| {
             file.tensors.truncate(1);

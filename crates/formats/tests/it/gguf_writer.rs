@@ -1,5 +1,6 @@
 //! GGUF files written and read again.
 
+use crate::gguf::DTYPES;
 use freehold_base::Dtype;
 use freehold_formats::{Array, Gguf, GgufWriter, Metadata, Strings, TensorDescription, Value};
 use proptest::prelude::*;
@@ -23,49 +24,11 @@ fn written(metadata: &Metadata, tensors: &[(TensorDescription, Vec<u8>)]) -> Vec
     file
 }
 
-const BLOCKS: [Dtype; 35] = [
-    Dtype::F64,
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::BF16,
-    Dtype::I64,
-    Dtype::I32,
-    Dtype::I16,
-    Dtype::I8,
-    Dtype::Q4_0,
-    Dtype::Q4_1,
-    Dtype::Q5_0,
-    Dtype::Q5_1,
-    Dtype::Q8_0,
-    Dtype::Q8_1,
-    Dtype::Q2_K,
-    Dtype::Q3_K,
-    Dtype::Q4_K,
-    Dtype::Q5_K,
-    Dtype::Q6_K,
-    Dtype::Q8_K,
-    Dtype::IQ1_S,
-    Dtype::IQ1_M,
-    Dtype::IQ2_XXS,
-    Dtype::IQ2_XS,
-    Dtype::IQ2_S,
-    Dtype::IQ3_XXS,
-    Dtype::IQ3_S,
-    Dtype::IQ4_NL,
-    Dtype::IQ4_XS,
-    Dtype::TQ1_0,
-    Dtype::TQ2_0,
-    Dtype::MXFP4,
-    Dtype::NVFP4,
-    Dtype::Q1_0,
-    Dtype::Q2_0,
-];
-
 #[test]
 fn tensors_of_every_type_come_back() {
     let tensors: Vec<_> = (0u8..)
-        .zip(BLOCKS)
-        .map(|(number, dtype)| {
+        .zip(DTYPES)
+        .map(|(number, (_, dtype))| {
             let (numbers, bytes) = dtype.block();
             let description = tensor(&format!("{dtype}.weight"), dtype, &[2, 3, numbers as u64]);
             (description, (0..6 * bytes).map(|byte| number.wrapping_mul(31) ^ byte as u8).collect())
