@@ -16,7 +16,7 @@ pub(super) static LLAMA: Architecture = Architecture {
             ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
             ("ffn_down_exps", "block_sparse_moe.experts.{}.w2"),
         ],
-        norms_less_one: false,
+        ..Conventions::LLAMA
     },
     variant: |source, config| {
         Ok(Variant {

@@ -7,7 +7,7 @@ use crate::source::Conventions;
 pub(super) static SMOLLM3: Architecture = Architecture {
     gguf: "smollm3",
     hugging_face: &["smollm3"],
-    conventions: Conventions::LLAMA,
+    conventions: Conventions { tied: true, ..Conventions::LLAMA },
     variant: |source, config| {
         let plain = Variant::plain(source, config)?;
         let rotates = source.layers_with_rope(config.layers)?;
