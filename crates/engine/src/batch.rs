@@ -1,7 +1,8 @@
 //! The requests under way and one step of them: a plain state machine that the engine's thread drives.
 
-use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, Sink, TokenEvent};
-use crate::sampler::{Sampler, log_probabilities};
+use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, TokenEvent};
+use crate::sampler::{Sampler, are_finite, log_probabilities};
+use crate::sink::GuardedSink;
 use crate::stop::{Released, StopMatcher};
 use freehold_formats::{Decoder, Tokenizer};
 use freehold_kernels::{Compute, KV_BLOCK};
@@ -27,7 +28,7 @@ struct Sequence {
     sampler: Sampler,
     decoder: Decoder,
     stop: StopMatcher,
-    sink: Sink,
+    sink: GuardedSink,
     started: Instant,
     first_token: Option<Instant>,
 }
@@ -39,6 +40,7 @@ pub(crate) struct Batch {
     sequences: Vec<Sequence>,
     workspace: Workspace,
     logits: Vec<f32>,
+    prompt_tokens_per_step: usize,
 }
 
 impl Batch {
@@ -50,6 +52,7 @@ impl Batch {
             sequences: Vec::new(),
             workspace: Workspace::default(),
             logits: Vec::new(),
+            prompt_tokens_per_step: PROMPT_TOKENS_PER_STEP,
         }
     }
 
@@ -67,7 +70,13 @@ impl Batch {
     }
 
     /// Takes up a request that there is room for; its answer ends at `longest` tokens, the prompt's among them.
-    pub(crate) fn add(&mut self, request: GenerationRequest, sink: Sink, longest: usize, tokenizer: &Arc<Tokenizer>) {
+    pub(crate) fn add(
+        &mut self,
+        request: GenerationRequest,
+        sink: GuardedSink,
+        longest: usize,
+        tokenizer: &Arc<Tokenizer>,
+    ) {
         let rest = self.free_blocks.len() - longest.div_ceil(KV_BLOCK);
         self.sequences.push(Sequence {
             prompt_tokens: request.prompt.len(),
@@ -89,7 +98,7 @@ impl Batch {
     /// drops what has ended.
     pub(crate) fn step(&mut self, model: &Model, tokenizer: &Tokenizer, compute: &Compute) {
         // Answers first: what is left of the step's tokens goes to prompts, the oldest first.
-        let mut prompt_budget = PROMPT_TOKENS_PER_STEP;
+        let mut prompt_budget = self.prompt_tokens_per_step;
         let mut chunks = Vec::with_capacity(self.sequences.len());
         let mut members = Vec::with_capacity(self.sequences.len());
         for (index, sequence) in self.sequences.iter().enumerate() {
@@ -119,7 +128,7 @@ impl Batch {
                 sequence.next_token(row, tokenizer, compute)
             } else {
                 let event = Event::Prompt { done: sequence.cached, total: sequence.prompt_tokens };
-                if (sequence.sink)(event) == Flow::Cancel {
+                if sequence.sink.send(event) == Flow::Cancel {
                     Some((FinishReason::Cancelled, String::new()))
                 } else {
                     None
@@ -132,6 +141,13 @@ impl Batch {
         }
         for index in ended.into_iter().rev() {
             let sequence = self.sequences.remove(index);
+            self.free_blocks.extend(sequence.blocks);
+        }
+    }
+
+    /// Drops everything under way and its sinks: what a step that failed has left cannot be gone on with.
+    pub(crate) fn abandon_all(&mut self) {
+        for sequence in self.sequences.drain(..) {
             self.free_blocks.extend(sequence.blocks);
         }
     }
@@ -153,8 +169,7 @@ impl Sequence {
         tokenizer: &Tokenizer,
         compute: &Compute,
     ) -> Option<(FinishReason, String)> {
-        // Not by `all`, which could stop early and so keeps the compiler from taking many at once.
-        if !logits.iter().fold(true, |finite, logit| finite & logit.is_finite()) {
+        if !are_finite(logits) {
             return Some((FinishReason::Overflowed, String::new()));
         }
         let id = self.sampler.choose(logits, self.tokens.len());
@@ -171,7 +186,7 @@ impl Sequence {
             Released::Stopped(text) => (text, true),
         };
         let logprobs = self.logprobs.map(|top| log_probabilities(compute.vector(), logits, id, top));
-        if (self.sink)(Event::Token(TokenEvent { id, text, logprobs })) == Flow::Cancel {
+        if self.sink.send(Event::Token(TokenEvent { id, text, logprobs })) == Flow::Cancel {
             return Some((FinishReason::Cancelled, String::new()));
         }
         if stopped {
@@ -203,6 +218,6 @@ impl Sequence {
             decode_time: self.first_token.map_or(Duration::ZERO, |first| now - first),
         };
         // The answer is over; whether the sink wants more does not matter.
-        let _ = (self.sink)(Event::Finished(finished));
+        let _ = self.sink.send(Event::Finished(finished));
     }
 }

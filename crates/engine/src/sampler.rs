@@ -90,12 +90,26 @@ impl Sampler {
 
     fn draw(&mut self, logits: &[f32], position: usize) -> u32 {
         let best = argmax(logits);
-        let settings = &self.settings;
-        if settings.temperature == 0.0 || settings.top_k == 1 {
+        if self.settings.temperature == 0.0 || self.settings.top_k == 1 {
             return best as u32;
         }
-        let largest = logits[best];
-        let candidates = &mut self.candidates;
+        self.keep(logits, logits[best]);
+        let candidates = &self.candidates;
+        let kept: f64 = candidates.iter().fold(0.0, |sum, candidate| sum + f64::from(candidate.weight));
+        let target = random::uniform(self.settings.seed, TOKEN_STREAM, position as u64) * kept;
+        let mut sum = 0.0f64;
+        for candidate in candidates {
+            sum += f64::from(candidate.weight);
+            if sum > target {
+                return candidate.id;
+            }
+        }
+        candidates.last().map_or(best as u32, |candidate| candidate.id)
+    }
+
+    /// Makes `candidates` the tokens that the filters keep, the most probable first.
+    fn keep(&mut self, logits: &[f32], largest: f32) {
+        let Self { settings, candidates, .. } = self;
         candidates.clear();
         candidates.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate {
             id: id as u32,
@@ -108,15 +122,15 @@ impl Sampler {
             candidates.sort_unstable_by_key(|candidate| candidate.id);
         }
         let mut total = 0.0f64;
-        for candidate in &mut *candidates {
+        for candidate in candidates.iter_mut() {
             // The difference first: a tiny temperature makes it −∞, and never ∞ − ∞.
             let difference = candidate.logit - largest;
-            candidate.weight = if difference == 0.0 { 1.0 } else { math::exp(difference / settings.temperature) };
+            let is_largest = candidate.logit == largest;
+            candidate.weight = if is_largest { 1.0 } else { math::exp(difference / settings.temperature) };
             total += f64::from(candidate.weight);
         }
         // The most probable one has weight 1, so this is the share of it; what has no weight is never drawn.
-        let least = settings.min_p.min(1.0);
-        candidates.retain(|candidate| candidate.weight > 0.0 && candidate.weight >= least);
+        candidates.retain(|candidate| candidate.weight > 0.0 && candidate.weight >= settings.min_p);
         candidates.sort_unstable_by(rank);
         if settings.top_p < 1.0 {
             let wanted = f64::from(settings.top_p) * total;
@@ -127,17 +141,13 @@ impl Sampler {
             });
             candidates.truncate(reached.map_or(candidates.len(), |index| index + 1));
         }
-        let kept: f64 = candidates.iter().fold(0.0, |sum, candidate| sum + f64::from(candidate.weight));
-        let target = random::uniform(settings.seed, TOKEN_STREAM, position as u64) * kept;
-        let mut sum = 0.0f64;
-        for candidate in &*candidates {
-            sum += f64::from(candidate.weight);
-            if sum > target {
-                return candidate.id;
-            }
-        }
-        candidates.last().map_or(best as u32, |candidate| candidate.id)
     }
+}
+
+/// Whether none of the logits is NaN or infinite.
+pub(crate) fn are_finite(logits: &[f32]) -> bool {
+    // Not by `all`, which could stop early and so keeps the compiler from taking many at once.
+    logits.iter().fold(true, |finite, logit| finite & logit.is_finite())
 }
 
 /// The index of the largest logit, the lowest of equals.
