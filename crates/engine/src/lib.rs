@@ -1,6 +1,8 @@
 //! The engine: serves one model. Synchronous, no I/O; it runs on its own thread behind a bounded queue.
 
 mod batch;
+#[cfg(test)]
+mod chance;
 mod engine;
 mod evaluate;
 mod request;
