@@ -150,8 +150,7 @@ impl Source<'_> {
             }
             Checkpoint::HuggingFace(folder) => {
                 let config = folder.config();
-                let enabled = config.optional_bool("use_sliding_window")?.unwrap_or(true);
-                let window = config.optional_u64("sliding_window")?.filter(|&window| enabled && window > 0);
+                let window = config.optional_u64("sliding_window")?.filter(|&window| window > 0);
                 let window = window.map(|window| usize::try_from(window).unwrap_or(usize::MAX));
                 if let Some(types) = config.get("layer_types") {
                     return windows_of_types(types, layers, window);
@@ -319,7 +318,7 @@ fn windows_of_types(
         (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
         (Some("sliding_attention"), None) => Err(Error::Parameter {
             key: "sliding_window".to_owned(),
-            problem: "is missing or switched off, and `layer_types` has layers with a window".to_owned(),
+            problem: "is missing, and `layer_types` has layers with a window".to_owned(),
         }),
         _ => Err(bad("has an entry that is not supported".to_owned())),
     };

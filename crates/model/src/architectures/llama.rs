@@ -19,10 +19,13 @@ pub(super) static LLAMA: Architecture = Architecture {
         ..Conventions::LLAMA
     },
     variant: |source, config| {
+        // Llama's own class has no windows, whatever its configuration says.
+        let is_llama = !source.is_gguf() && source.architecture()? == "llama";
+        let base = if is_llama { Variant::plain(source, config)? } else { Variant::windowed(source, config)? };
         Ok(Variant {
             interleaved: source.is_gguf(),
             experts: ExpertsShape::load(source, config.feed_forward, RouteShare::OfChosen)?,
-            ..Variant::plain(source, config)?
+            ..base
         })
     },
 };

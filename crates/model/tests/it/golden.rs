@@ -50,12 +50,12 @@ fn folder(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden")).join(name)
 }
 
-/// A golden checkpoint one setting of whose configuration has another value; null, as if it were not there.
-pub(crate) fn altered(name: &str, key: &str, value: Value) -> Checkpoint {
+/// A golden checkpoint with other values of some settings of its configuration; null, as if one were not there.
+pub(crate) fn altered(name: &str, settings: &Value) -> Checkpoint {
     let changed = tempfile::tempdir().unwrap();
     std::fs::copy(folder(name).join("model.safetensors"), changed.path().join("model.safetensors")).unwrap();
     let mut config: Value = serde_json::from_slice(&std::fs::read(folder(name).join("config.json")).unwrap()).unwrap();
-    config[key] = value;
+    config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
     std::fs::write(changed.path().join("config.json"), config.to_string()).unwrap();
     Checkpoint::open(changed.path()).unwrap()
 }
@@ -112,28 +112,36 @@ fn logits_are_those_of_transformers() {
 #[test]
 fn settings_that_change_nothing() {
     let compute = Compute::new(Isa::best(), 2).unwrap();
+    let default_tie = json!({"tie_word_embeddings": null});
+    let default_window =
+        json!({"use_sliding_window": null, "sliding_window": 8, "max_window_layers": 0, "layer_types": null});
     let cases = [
         // The defaults of their classes in transformers.
-        ("ernie4_5", "tie_word_embeddings", Value::Null),
-        ("gemma", "tie_word_embeddings", Value::Null),
-        ("gemma2", "tie_word_embeddings", Value::Null),
-        ("gemma3", "tie_word_embeddings", Value::Null),
-        ("llama", "tie_word_embeddings", Value::Null),
-        ("smollm3", "tie_word_embeddings", Value::Null),
+        ("ernie4_5", &default_tie),
+        ("gemma", &default_tie),
+        ("gemma2", &default_tie),
+        ("gemma3", &default_tie),
+        ("smollm3", &default_tie),
+        ("llama", &default_tie),
+        ("qwen2", &default_window),
+        ("qwen3", &default_window),
         // The file has a head that is not the embedding.
-        ("llama", "tie_word_embeddings", json!(true)),
+        ("llama", &json!({"tie_word_embeddings": true})),
+        // Their classes have no windows.
+        ("llama", &json!({"sliding_window": 8})),
+        ("granite", &json!({"sliding_window": 8})),
         // Names of nothing.
-        ("gpt_oss", "", json!(0)),
-        ("mixtral", "", json!("text")),
+        ("gpt_oss", &json!({"": 0})),
+        ("mixtral", &json!({"": "text"})),
     ];
-    for (name, key, value) in cases {
+    for (name, settings) in cases {
         let as_it_is = golden(name);
-        let [expected, found] = [as_it_is.checkpoint, altered(name, key, value.clone())].map(|checkpoint| {
+        let [expected, found] = [as_it_is.checkpoint, altered(name, settings)].map(|checkpoint| {
             let model = Model::load(&checkpoint, &compute, &mut |_| {})
-                .unwrap_or_else(|error| panic!("{name}, `{key}`: {value}: {error}"));
+                .unwrap_or_else(|error| panic!("{name}, {settings}: {error}"));
             digest(&logits(&model, &compute, KvType::F32, &as_it_is.tokens, usize::MAX))
         });
-        assert_eq!(found, expected, "{name}, `{key}`: {value}");
+        assert_eq!(found, expected, "{name}, {settings}");
     }
 }
 
