@@ -72,7 +72,7 @@ pub fn check(input: &Input) {
         let Ok(catalogue) = Catalogue::load(Some(file.path())) else { return };
         for model in NAMES.iter().filter_map(|name| catalogue.find(name)) {
             model.size_bytes();
-            for file in model.to_new_model().files {
+            for file in model.to_new_model().into_iter().flat_map(|model| model.files) {
                 assert!(!file.path.contains("..") && !file.path.starts_with('/'), "{}", file.path);
             }
         }
