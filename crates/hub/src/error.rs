@@ -60,6 +60,16 @@ pub enum HubError {
         /// The model's name, or its digest.
         label: String,
     },
+    /// A file of the store cannot be read, which says nothing about its bytes.
+    #[error(
+        "{} cannot be read ({reason}), and stays as it is: mend that, or remove the file if the disk has lost it, and scrub again", .path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        reason: String,
+    },
     /// The name is taken by another model.
     #[error(
         "another model is already called `{name}`: give this one a name with `--name`, or remove the other with `freehold rm {name}`"

@@ -177,3 +177,30 @@ fn what_no_model_needs_is_only_set_aside() {
     assert!(!hub.store().has(&blob.digest));
     assert_eq!(scrub(hub.store()), []);
 }
+
+/// That the system cannot read a blob may pass. It is neither set aside nor fetched again.
+#[test]
+fn what_cannot_be_read_stays_as_it_is() {
+    let bytes = gguf("Tiny", 1000);
+    let body = bytes.clone();
+    let server = Server::new(move |request| Reply::range(request, &body));
+    let home = Home::new();
+    let model = home.pull(&format!("{}#sha256={}", server.url("/x.gguf"), Digest::of(&bytes).hex())).unwrap().model;
+    server.take_requests();
+    for digest in [model.files[0].digest, model.digest] {
+        let path = home.hub().store().blob_path(&digest);
+        fs::remove_file(&path).unwrap();
+        // Opened like a file, and every read of it fails.
+        fs::create_dir(&path).unwrap();
+        let repairs = repair(&home);
+        assert_eq!(repairs.len(), 1);
+        let error = repairs[0].result.as_ref().unwrap_err().to_string();
+        assert!(error.contains("cannot be read (") && error.contains("stays as it is: mend that"), "{error}");
+        assert!(path.is_dir() && server.take_requests().is_empty());
+        // As the error says.
+        fs::remove_dir(&path).unwrap();
+        repair(&home)[0].result.as_ref().unwrap();
+        assert_eq!(scrub(home.hub().store()), []);
+        server.take_requests();
+    }
+}
