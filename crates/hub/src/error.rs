@@ -2,6 +2,7 @@
 
 use crate::reference::Package;
 use freehold_base::Digest;
+use freehold_base::units::format_bytes;
 use freehold_store::StoreError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -110,6 +111,36 @@ pub enum HubError {
         /// The file's address, without credentials.
         what: String,
         /// The last reason.
+        reason: String,
+    },
+    /// The server sends so little that waiting for it would have no end.
+    #[error(
+        "{what} comes too slowly, {} in {seconds} seconds; run the same command once more, a download goes on from where it stopped, or use another source", format_bytes(*.bytes)
+    )]
+    TooSlow {
+        /// The file's address, without credentials.
+        what: String,
+        /// Bytes that came.
+        bytes: u64,
+        /// In which time.
+        seconds: u64,
+    },
+    /// Nobody tells a file's size, and it goes on and on.
+    #[error(
+        "the server does not tell the size of {what}, and more than {} came; it was not kept, so use another source, or get the file by other means and then `freehold pull file:PATH`", format_bytes(*.limit_bytes)
+    )]
+    UnknownSize {
+        /// The file's address, without credentials.
+        what: String,
+        /// Most bytes of such a file.
+        limit_bytes: u64,
+    },
+    /// The server leads somewhere that is not followed.
+    #[error("{host} cannot be followed: {reason}; use another source, or name the address itself if it is right")]
+    Misled {
+        /// The host that was asked.
+        host: String,
+        /// What is wrong with where it leads.
         reason: String,
     },
     /// The server answered with an error.

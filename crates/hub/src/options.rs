@@ -26,6 +26,10 @@ pub struct Options {
     pub registry_credentials: Vec<PathBuf>,
     /// Wait before a broken connection is tried again; it doubles with each failure in a row.
     pub retry_wait: Duration,
+    /// Longest silence of a server, and longest time for 64 KiB of a file. A small document may take five times as long.
+    pub patience: Duration,
+    /// Most bytes of a file whose size neither the reference nor the server tells.
+    pub unknown_size_limit_bytes: u64,
 }
 
 impl Options {
@@ -66,6 +70,8 @@ impl Options {
                 .into_iter()
                 .collect(),
             retry_wait: Duration::from_millis(500),
+            patience: Duration::from_secs(60),
+            unknown_size_limit_bytes: 64 << 30,
         }
     }
 }

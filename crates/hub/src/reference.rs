@@ -6,7 +6,6 @@ use crate::registry::{RegistryName, Version};
 use freehold_base::Digest;
 use freehold_store::{Model, validate_name};
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use url::Url;
 
@@ -256,25 +255,6 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Whether the address is written as one of this machine or of its link, where clouds keep their secrets.
-pub(crate) fn is_internal(url: &Url) -> bool {
-    let internal = |address: Ipv4Addr| address.is_loopback() || address.is_link_local() || address.is_unspecified();
-    let by_address = match url.host() {
-        Some(url::Host::Ipv4(address)) => internal(address),
-        Some(url::Host::Ipv6(address)) => {
-            address.is_unicast_link_local()
-                || address.is_unspecified()
-                || address.to_ipv4_mapped().is_some_and(internal)
-        }
-        Some(url::Host::Domain(name)) => {
-            let name = name.trim_end_matches('.');
-            name == "localhost" || name.ends_with(".localhost")
-        }
-        None => false,
-    };
-    by_address || is_loopback(url)
-}
-
 fn file_path(reference: &str, text: &str) -> Result<PathBuf, HubError> {
     if text.is_empty() {
         return Err(HubError::reference(reference, "after `file:` comes a path"));
@@ -292,37 +272,4 @@ fn file_path(reference: &str, text: &str) -> Result<PathBuf, HubError> {
         return Ok(home.join(rest));
     }
     Ok(PathBuf::from(text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_internal;
-    use url::Url;
-
-    /// Seen from outside only where a server on another machine leads here.
-    #[test]
-    fn internal_addresses() {
-        for (host, expected) in [
-            ("localhost", true),
-            ("LOCALHOST.", true),
-            ("a.localhost", true),
-            ("127.0.0.1", true),
-            ("0x7f.1", true),
-            ("2130706433", true),
-            ("0.0.0.0", true),
-            ("169.254.169.254", true),
-            ("[::1]", true),
-            ("[::]", true),
-            ("[fe80::1]", true),
-            ("[::ffff:127.0.0.1]", true),
-            ("[::ffff:169.254.169.254]", true),
-            ("localhost.example", false),
-            ("notlocalhost", false),
-            ("192.0.2.1", false),
-            ("[2001:db8::1]", false),
-        ] {
-            let url = Url::parse(&format!("https://{host}/")).unwrap();
-            assert_eq!(is_internal(&url), expected, "{host}");
-        }
-    }
 }

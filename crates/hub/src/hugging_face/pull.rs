@@ -58,7 +58,7 @@ impl Hub {
 
     pub(crate) fn hugging_face(&self) -> Result<HuggingFace, HubError> {
         let options = self.options();
-        let network = Network::from_environment(options.retry_wait);
+        let network = Network::from_environment(options);
         HuggingFace::new(&options.hugging_face_endpoint, options.hugging_face_token.as_ref(), &network)
     }
 }

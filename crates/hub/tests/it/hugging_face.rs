@@ -474,3 +474,26 @@ fn what_is_lost_of_a_repository_is_brought_back() {
         assert_eq!(hub.store().resolve("org/repo").unwrap().digest, digest);
     }
 }
+
+/// Small documents come whole within a time, or not at all.
+#[test]
+fn a_hub_that_is_silent_or_drips_is_given_up() {
+    for (when, drips, parts) in [
+        ("/revision/", true, &["/revision/main comes too slowly"][..]),
+        ("/tree/", true, &["comes too slowly"]),
+        ("/revision/", false, &["broke off again and again", "timed out"]),
+    ] {
+        let server = Server::new(move |request| {
+            let reply = answer(request, COMMIT, &folder());
+            match request.path.contains(when) {
+                true if drips => reply.dripping_after(1),
+                true => reply.silent_after(1),
+                false => reply,
+            }
+        });
+        let home = home_for(&server);
+        home.write("patience", "200");
+        assert_says(home.pull("hf:org/repo"), parts);
+        assert!(server.take_requests().len() <= 5, "{when}");
+    }
+}

@@ -64,6 +64,7 @@ impl Home {
 
 fn hub(home: &Path) -> Hub {
     let store = Store::open(home.join("store")).unwrap();
+    let number = |name| fs::read_to_string(home.join(name)).ok().map(|text| text.parse().unwrap());
     let options = Options {
         pip: Some(home.join("pip")),
         user_catalogue: Some(home.join("catalogue.toml")),
@@ -74,6 +75,8 @@ fn hub(home: &Path) -> Hub {
         hugging_face_endpoint: fs::read_to_string(home.join("endpoint")).unwrap_or("http://127.0.0.1:1".to_owned()),
         hugging_face_token: fs::read_to_string(home.join("token")).ok().and_then(|token| Secret::new(&token)),
         retry_wait: Duration::ZERO,
+        patience: Duration::from_millis(number("patience").unwrap_or(60_000)),
+        unknown_size_limit_bytes: number("size-limit").unwrap_or(1 << 30),
     };
     Hub::new(store, options).unwrap()
 }
