@@ -1,6 +1,7 @@
 //! What can go wrong while models are brought in.
 
 use crate::reference::Package;
+use crate::secret::without_secrets;
 use freehold_base::Digest;
 use freehold_base::units::format_bytes;
 use freehold_store::StoreError;
@@ -240,7 +241,7 @@ pub enum HubError {
 
 impl HubError {
     pub(crate) fn reference(reference: &str, reason: impl Into<String>) -> Self {
-        Self::Reference { reference: reference.chars().take(200).collect(), reason: reason.into() }
+        Self::Reference { reference: without_secrets(reference).chars().take(200).collect(), reason: reason.into() }
     }
 
     pub(crate) fn local(path: &Path, reason: impl Into<String>) -> Self {

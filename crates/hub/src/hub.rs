@@ -11,6 +11,7 @@ use crate::package::PackageSource;
 use crate::pip::Pip;
 use crate::progress::{Status, Watch};
 use crate::reference::{Package, Reference, Source};
+use crate::secret::lacks_secrets;
 use freehold_base::Digest;
 use freehold_store::{Ingest, Model, NewFile, NewModel, Resume, Start, Store, StoreError, StoredBlob, Target};
 use std::collections::BTreeMap;
@@ -360,6 +361,10 @@ impl Hub {
                 Ok(ingest.adopt_file(path, expected, &mut checking)?)
             }
             Source::Https { url, .. } => {
+                if lacks_secrets(url) {
+                    let reason = "its user, password or query is not kept: pull it once more by its whole address";
+                    return Err(HubError::Refused { reference: source.to_string(), reason: reason.to_owned() });
+                }
                 let network = Network::from_environment(&self.options);
                 blob(&Http::new(&network)?, Resource { url, authorization: None, size_bytes }, watch)
             }

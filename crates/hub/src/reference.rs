@@ -3,6 +3,7 @@
 use crate::HubError;
 use crate::hugging_face::HuggingFaceName;
 use crate::registry::{RegistryName, Version};
+use crate::secret::without_secrets;
 use freehold_base::Digest;
 use freehold_store::{Model, validate_name};
 use std::fmt;
@@ -44,7 +45,7 @@ pub enum Source {
     Registry(RegistryName),
     /// `https://…#sha256=…`. Plain `http://` only to this machine itself.
     Https {
-        /// The address, without the digest.
+        /// The address, without the digest. Whatever of it may be a secret is not written out.
         url: Url,
         /// What its bytes must hash to.
         digest: Digest,
@@ -170,7 +171,7 @@ impl Source {
             (Self::Registry(here), Some(Self::Registry(from))) => {
                 (&here.host, &here.repository) == (&from.host, &from.repository)
             }
-            (here, from) => from.as_ref() == Some(here),
+            (here, from) => from.is_some_and(|from| from.to_string() == here.to_string()),
         }
     }
 
@@ -202,7 +203,7 @@ impl fmt::Display for Source {
             }
             Self::HuggingFace(name) => write!(f, "hf:{name}"),
             Self::Registry(name) => write!(f, "{name}"),
-            Self::Https { url, digest } => write!(f, "{url}#sha256={}", digest.hex()),
+            Self::Https { url, digest } => write!(f, "{}#sha256={}", without_secrets(url.as_str()), digest.hex()),
         }
     }
 }

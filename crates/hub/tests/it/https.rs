@@ -189,6 +189,59 @@ fn a_file_whose_size_nobody_tells_has_a_limit() {
     assert_eq!(content(&home.hub(), "tiny"), bytes);
 }
 
+/// What of an address may be a secret is used, and neither kept, nor shown, nor told to whom the server leads to.
+#[test]
+fn secrets_in_an_address_are_not_kept() {
+    let bytes = gguf("Tiny", 1000);
+    let body = bytes.clone();
+    let storage = Arc::new(Server::new(move |request| Reply::range(request, &body)));
+    let redirect = Arc::clone(&storage);
+    let server = Server::new(move |request| match request.path.as_str() {
+        "/Tiny.gguf?token=hidden" if request.authorization.as_deref() == Some("Basic dXNlcjpzZWNyZXQ=") => {
+            Reply::status(302).header(&format!("Location: {}", redirect.url("/signed")))
+        }
+        _ => Reply::status(403),
+    });
+    let digest = Digest::of(&bytes).hex();
+    let address = format!("http://user:secret@{}/Tiny.gguf?token=hidden", server.host());
+    let reference = format!("{address}#sha256={digest}");
+    let home = Home::new();
+    let model = home.pull(&reference).unwrap().model;
+    let told = &storage.take_requests()[0];
+    assert!(told.authorization.is_none() && told.referer.is_none(), "{told:?}");
+    let source = format!("http://…@{}/Tiny.gguf?…#sha256={digest}", server.host());
+    assert_eq!(model.source.as_ref(), Some(&source));
+    assert!(home.pull(&reference).unwrap().was_present);
+    let index = fs::read_to_string(home.hub().store().root().join("index.json")).unwrap();
+    assert!(!index.contains("secret") && !index.contains("hidden"), "{index}");
+
+    // So nobody can fetch it again but who has the address.
+    let hub = home.hub();
+    fs::remove_file(hub.store().blob_path(&Digest::of(&bytes))).unwrap();
+    server.take_requests();
+    let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+    let repairs = hub.repair(&faults, &mut quiet).unwrap();
+    let error = repairs[0].result.as_ref().unwrap_err().to_string();
+    assert!(error.contains("is not kept: pull it once more by its whole address"), "{error}");
+    assert_says(home.pull(&source), &[&source, "by its whole address"]);
+    assert!(server.take_requests().is_empty());
+    home.pull(&reference).unwrap();
+    assert_eq!(content(&hub, "tiny"), bytes);
+
+    for wrong in [
+        address.clone(),
+        format!("{address}#sha256=12"),
+        format!("{}#sha256={digest}", address.replace("http:", "ftp:")),
+        format!("{}#sha256={digest}", address.replace(&server.host(), "example.org")),
+        format!("{}#sha256={}", address, Digest::of(b"").hex()),
+        format!("{}&x#sha256={digest}", address.replace("Tiny", "Other")),
+        "oci://user:secret@example.org/x".to_owned(),
+    ] {
+        let error = Home::new().pull(&wrong).unwrap_err().to_string();
+        assert!(!error.contains("secret") && !error.contains("hidden"), "{error}");
+    }
+}
+
 #[test]
 fn wrong_bytes_are_refused_and_old_wrong_bytes_forgotten() {
     let bytes = gguf("Tiny", SIZE);
