@@ -234,15 +234,28 @@ impl Hub {
         naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
+        let ingest = self.store.ingest()?;
+        // Who asks for the same waits, and then finds it present.
+        let _lock = ingest.lock(&source.to_string(), &mut || watch(&Status::waiting(naming.name, 0, None)))?;
         match source {
-            Source::HuggingFace(wanted) => return self.pull_repository(wanted, naming, watch),
-            Source::Registry(wanted) => return self.pull_from_registry(wanted, naming, watch),
-            Source::File(_) | Source::Pypi { .. } | Source::Https { .. } => {}
+            Source::HuggingFace(wanted) => self.pull_repository(wanted, &ingest, naming, watch),
+            Source::Registry(wanted) => self.pull_from_registry(wanted, &ingest, naming, watch),
+            Source::File(_) | Source::Pypi { .. } | Source::Https { .. } => {
+                self.pull_file(source, &ingest, naming, watch)
+            }
         }
+    }
+
+    /// Pulls a model that is one file.
+    fn pull_file(
+        &self,
+        source: &Source,
+        ingest: &Ingest<'_>,
+        naming: Naming<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Pulled, HubError> {
         let name = naming.name;
         let origin = source.to_string();
-        let ingest = self.store.ingest()?;
-        let _lock = ingest.lock(&origin, &mut || watch(&Status::waiting(name, 0, None)))?;
         if let Some(model) = self.present(naming, source, watch)? {
             return Ok(Pulled { model, was_present: true });
         }
@@ -258,7 +271,7 @@ impl Hub {
         };
         // A pattern is no file name.
         let path = if path.contains('*') { format!("{name}.gguf").replace([':', '/'], "-") } else { path };
-        let blob = self.fetch(&ingest, source, &target, None, name, watch)?;
+        let blob = self.fetch(ingest, source, &target, None, name, watch)?;
         let files = BTreeMap::from([(path.clone(), self.store.blob_path(&blob.digest))]);
         let facts = facts_of(files, &origin)?;
         let files = vec![NewFile { path, digest: blob.digest, size_bytes: blob.size_bytes }];

@@ -21,13 +21,12 @@ impl Hub {
     pub(crate) fn pull_repository(
         &self,
         wanted: &HuggingFaceName,
+        ingest: &Ingest<'_>,
         naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
         let name = naming.name;
         let service = self.hugging_face()?;
-        let ingest = self.store().ingest()?;
-        let _lock = ingest.lock(&format!("hf:{wanted}"), &mut || watch(&Status::waiting(name, 0, None)))?;
         let label = format!("hf:{wanted}");
         let go_on = &mut || watch(&Status::resolving(&label));
         let commit = service.commit(wanted, go_on)?;
@@ -42,7 +41,7 @@ impl Hub {
         if let Some(model) = self.present(naming, &origin, watch)? {
             return Ok(Pulled { model, was_present: true });
         }
-        let repository = Repository { service: &service, ingest: &ingest, name: &pinned };
+        let repository = Repository { service: &service, ingest, name: &pinned };
         let files = repository.fetch(self, &selection, &listed, name, watch)?;
         let paths = files.iter().map(|file| (file.path.clone(), self.store().blob_path(&file.digest))).collect();
         let mut facts = facts_of(paths, &origin.to_string())?;
