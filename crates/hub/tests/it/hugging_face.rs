@@ -34,13 +34,24 @@ fn tree(files: &[File]) -> Value {
     files.iter().map(entry).chain([json!({"type": "directory", "oid": COMMIT, "size": 0, "path": "folder"})]).collect()
 }
 
+/// An address as it was before what is not plain was escaped.
+fn unescaped(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(&part[..2], 16).unwrap());
+        bytes.extend(part[2..].bytes());
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
 /// The answers of a hub that has `org/repo` at `commit`.
 fn answer(request: &Request, commit: &str, files: &[File]) -> Reply {
-    let path = request.path.split('?').next().unwrap();
+    let path = &unescaped(request.path.split('?').next().unwrap());
     if path.starts_with("/api/models/org/repo/revision/") {
         return Reply::whole(json!({"id": "org/repo", "sha": commit, "siblings": []}).to_string().as_bytes());
     }
-    if path == format!("/api/models/org/repo/tree/{commit}") {
+    if *path == format!("/api/models/org/repo/tree/{commit}") {
         return Reply::whole(tree(files).to_string().as_bytes());
     }
     let wanted = path.strip_prefix(&format!("/org/repo/resolve/{commit}/"));
@@ -375,6 +386,10 @@ fn a_catalogue_names_repositories_and_files_of_them() {
 fn what_is_lost_of_a_repository_is_brought_back() {
     let (home, _server) = home_with(folder());
     let digest = home.pull("hf:org/repo").unwrap().model.digest;
+    // What another tool has of it is less.
+    let cached = format!("hugging-face/models--org--repo/snapshots/{COMMIT}");
+    home.write(&format!("{cached}/config.json"), CONFIG);
+    home.write(&format!("{cached}/model.safetensors"), safetensors("w", 400_000));
     for path in ["model.safetensors", "tokenizer.json", "manifest"] {
         let hub = home.hub();
         let model = hub.store().resolve("org/repo").unwrap();
@@ -386,6 +401,24 @@ fn what_is_lost_of_a_repository_is_brought_back() {
         }
         assert!(hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults.is_empty(), "{path}");
         assert_eq!(hub.store().resolve("org/repo").unwrap().digest, digest);
+    }
+}
+
+#[test]
+fn names_are_as_free_as_the_hub_has_them() {
+    const NAME: &str = "sub folder/My model (1)+é#%2f@x.gguf";
+    let files = vec![(NAME, gguf("Tiny", 100), true), (".a:b\\c", b"no file of a model".to_vec(), false)];
+    let (home, server) = home_with(files);
+    let pulled = home.hub().pull(&format!("hf:org/repo@refs/pr/1/{NAME}"), None, &mut quiet).unwrap();
+    assert_eq!(pulled.model.name.as_deref(), Some("org/repo/sub-folder/My-model--1-+---2f-x"));
+    assert_eq!(pulled.model.source.unwrap(), format!("hf:org/repo@{COMMIT}/{NAME}"));
+    assert!(server.take_requests()[0].path.ends_with("/revision/refs%2Fpr%2F1"));
+    // What was kept of its source is enough to bring it back.
+    let hub = home.hub();
+    fs::write(hub.store().blob_path(&Digest::of(&gguf("Tiny", 100))), "damaged").unwrap();
+    let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+    for repair in hub.repair(&faults, &mut quiet).unwrap() {
+        repair.result.unwrap();
     }
 }
 
@@ -409,5 +442,29 @@ fn a_hub_that_is_silent_or_drips_is_given_up() {
         home.write("patience", "200");
         assert_says(home.pull("hf:org/repo"), parts);
         assert!(server.take_requests().len() <= 5, "{when}");
+    }
+}
+
+/// A catalogue may call a file otherwise than its repository does, and be gone when the file is.
+#[test]
+fn what_came_by_a_catalogue_is_brought_back_without_it() {
+    let bytes = gguf("Tiny", 1000);
+    let (home, _server) = home_with(vec![("m n.gguf", bytes.clone(), true), ("README.md", MODEL_CARD.to_vec(), true)]);
+    let file = |path: &str, from: &str, bytes: &[u8]| {
+        let (size, digest) = (bytes.len(), Digest::of(bytes).hex());
+        format!("path = \"{path}\"\nsize_bytes = {size}\nsha256 = \"{digest}\"\nsources = [\"hf:org/repo/{from}\"]\n")
+    };
+    let (weights, card) = (file("t.gguf", "m n.gguf", &bytes), file("CARD.md", "README.md", MODEL_CARD));
+    for lines in [weights.clone(), format!("{weights}[[model.file]]\n{card}")] {
+        home.catalogue(&lines);
+        home.pull("test:1").unwrap();
+        fs::remove_file(home.path("catalogue.toml")).unwrap();
+        let hub = home.hub();
+        fs::write(hub.store().blob_path(&Digest::of(&bytes)), "damaged").unwrap();
+        let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+        for repair in hub.repair(&faults, &mut quiet).unwrap() {
+            repair.result.unwrap();
+        }
+        assert!(hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults.is_empty());
     }
 }
