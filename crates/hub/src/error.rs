@@ -164,6 +164,14 @@ pub enum HubError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// Hugging Face's hub is not to be asked.
+    #[error(
+        "`{reference}` is not whole in the store, and HF_HUB_OFFLINE forbids to fetch it: unset that, or take it over from Hugging Face's cache with `freehold import {reference}`"
+    )]
+    Offline {
+        /// What was asked for.
+        reference: String,
+    },
     /// The server's answer is damaged or hostile.
     #[error("{what} that the server sent cannot be used: {reason}; try another source, or tell who runs the server")]
     Answer {

@@ -338,7 +338,7 @@ impl Hub {
     }
 
     /// Whether all of the model's bytes are there and right; only being stopped is an error.
-    fn is_sound(&self, model: &Model, watch: &mut Watch<'_>) -> Result<bool, HubError> {
+    pub(crate) fn is_sound(&self, model: &Model, watch: &mut Watch<'_>) -> Result<bool, HubError> {
         let (label, total) = (model.label(), model.size_bytes());
         let files = self.store.files(model, &mut |bytes| watch(&Status::checking(&label, bytes, Some(total))));
         match files {
@@ -383,7 +383,7 @@ impl Hub {
             }
             Source::HuggingFace(name) => {
                 let path = name.file.as_deref().ok_or_else(|| name.refused("it names no file"))?;
-                let service = self.hugging_face()?;
+                let service = self.hugging_face(name)?;
                 let commit = service.commit(name, &mut || watch(&Status::resolving(what)))?;
                 let url = service.file_url(name, &commit, path);
                 blob(service.http(), service.resource(&url, size_bytes), watch)

@@ -22,6 +22,8 @@ pub struct Options {
     pub hugging_face_endpoint: String,
     /// The token for it: `HF_TOKEN`, else what `hf auth login` left.
     pub hugging_face_token: Option<Secret>,
+    /// `HF_HUB_OFFLINE`: the hub is not asked, and what is in the store has to do.
+    pub hugging_face_offline: bool,
     /// Where passwords for registries are looked for, in order: the files of `docker login` and its like.
     pub registry_credentials: Vec<PathBuf>,
     /// Wait before a broken connection is tried again; it doubles with each failure in a row.
@@ -65,6 +67,9 @@ impl Options {
             hugging_face_token: text("HF_TOKEN")
                 .or_else(|| fs::read_to_string(token_file()?).ok())
                 .and_then(|token| Secret::new(&token)),
+            // The words that Hugging Face's own library takes for yes.
+            hugging_face_offline: text("HF_HUB_OFFLINE")
+                .is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.trim().to_ascii_uppercase().as_str())),
             hugging_face: variable("HF_HUB_CACHE")
                 .or_else(|| hugging_face_home.map(|home| home.join("hub")))
                 .into_iter()

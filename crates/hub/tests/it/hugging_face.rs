@@ -4,7 +4,7 @@ use crate::local::{CONFIG, MODEL_CARD, safetensors};
 use crate::server::{Reply, Request, Server};
 use crate::{Home, assert_says, content, gguf, quiet};
 use freehold_base::Digest;
-use freehold_hub::Stage;
+use freehold_hub::{HubError, Stage};
 use freehold_store::Model;
 use serde_json::{Value, json};
 use sha1::Digest as _;
@@ -420,6 +420,30 @@ fn names_are_as_free_as_the_hub_has_them() {
     for repair in hub.repair(&faults, &mut quiet).unwrap() {
         repair.result.unwrap();
     }
+}
+
+#[test]
+fn offline_what_is_stored_has_to_do() {
+    let (home, server) = home_with(folder());
+    let digest = home.pull("hf:org/repo").unwrap().model.digest;
+    server.take_requests();
+    home.write("offline", "");
+    for reference in ["hf:org/repo".to_owned(), format!("hf:org/repo@{COMMIT}")] {
+        let pulled = home.pull(&reference).unwrap();
+        assert!(pulled.was_present && pulled.model.digest == digest, "{reference}");
+        assert_eq!(home.hub().obtain(&reference, &mut quiet).unwrap().digest, digest);
+    }
+    let hub = home.hub();
+    for reference in ["hf:org/other".to_owned(), format!("hf:org/repo@{OTHER}")] {
+        let says = format!("`{reference}` is not whole in the store, and HF_HUB_OFFLINE forbids");
+        assert_says(hub.pull(&reference, None, &mut quiet), &[&says, &format!("`freehold import {reference}`")]);
+    }
+    fs::write(hub.store().blob_path(&Digest::of(CONFIG)), "damaged").unwrap();
+    assert_says(home.pull("hf:org/repo"), &["HF_HUB_OFFLINE"]);
+    let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+    let repairs = hub.repair(&faults, &mut quiet).unwrap();
+    assert!(matches!(repairs[0].result, Err(HubError::Offline { .. })), "{repairs:?}");
+    assert!(server.take_requests().is_empty());
 }
 
 /// Small documents come whole within a time, or not at all.
