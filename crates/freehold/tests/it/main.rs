@@ -2,5 +2,6 @@
 
 mod commands;
 mod errors;
+mod interrupted;
 mod program;
 mod serve;
