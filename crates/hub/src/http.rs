@@ -472,3 +472,59 @@ fn extra_certificates(files: &[PathBuf]) -> Vec<Certificate> {
         .flatten()
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Http, Network, Resource};
+    use crate::HubError;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::ops::ControlFlow;
+    use std::thread;
+    use std::time::Duration;
+    use url::Url;
+
+    /// A proxy stands in for the public network: it answers for every server.
+    #[test]
+    fn servers_outside_do_not_lead_inside() {
+        for (location, is_followed) in [
+            ("http://second.example/", true),
+            ("http://192.0.2.1/", true),
+            ("http://127.0.0.1:1/", false),
+            ("http://localhost:1/", false),
+            ("http://10.0.0.1/", false),
+            ("http://169.254.169.254/latest", false),
+            ("http://[::ffff:169.254.169.254]/", false),
+            ("http://2130706433/", false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let proxy = format!("http://{}", listener.local_addr().unwrap());
+            thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                    let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                    let answer = match request[0].contains("http://first.example/") {
+                        true => format!("302 x\r\nLocation: {location}\r\nContent-Length: 0\r\n"),
+                        false => "200 x\r\nContent-Length: 0\r\n".to_owned(),
+                    };
+                    stream.write_all(format!("HTTP/1.1 {answer}Connection: close\r\n\r\n").as_bytes()).unwrap();
+                }
+            });
+            let network = Network {
+                certificates: Vec::new(),
+                proxy: Some(proxy),
+                retry_wait: Duration::ZERO,
+                patience: Duration::from_secs(60),
+                unknown_size_limit_bytes: 0,
+            };
+            let url = Url::parse("http://first.example/").unwrap();
+            let resource = Resource { url: &url, authorization: None, size_bytes: None };
+            let answer = Http::new(&network).unwrap().get(&resource, 1000, &mut || ControlFlow::Continue(()));
+            match answer {
+                Ok(answer) => assert!(is_followed && answer.status == 200, "{location}"),
+                Err(HubError::Misled { host, .. }) => assert!(!is_followed && host == "first.example", "{location}"),
+                Err(error) => panic!("{location}: {error}"),
+            }
+        }
+    }
+}
