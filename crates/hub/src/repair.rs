@@ -58,9 +58,14 @@ impl Hub {
             }
             FaultKind::Missing | FaultKind::Damaged => None,
         });
-        if let Some(error) = unreadable {
-            return Err(error);
-        }
+        let is_left = |digest: &Digest| {
+            faults.iter().any(|fault| fault.digest == *digest && matches!(fault.kind, FaultKind::Unreadable(_)))
+        };
+        let unreadable = match (unreadable, &entry.model) {
+            // It may be the manifest, and then nothing is known of the rest.
+            (Some(error), Err(_)) => return Err(error),
+            (unreadable, _) => unreadable,
+        };
         let model = match &entry.model {
             Ok(model) => model.clone(),
             Err(_) => {
@@ -73,7 +78,7 @@ impl Hub {
                 model
             }
         };
-        for file in model.files.iter().filter(|file| !self.store().has(&file.digest)) {
+        for file in model.files.iter().filter(|file| !self.store().has(&file.digest) && !is_left(&file.digest)) {
             let sources = self.sources_of(file, model.source.as_deref());
             if sources.is_empty() {
                 return Err(HubError::NoOrigin { label: model.label() });
@@ -82,7 +87,7 @@ impl Hub {
                 CatalogueFile { path: file.path.clone(), size_bytes: file.size_bytes, digest: file.digest, sources };
             self.fetch_from_any(ingest, &model.label(), &file, watch)?;
         }
-        Ok(())
+        unreadable.map_or(Ok(()), Err)
     }
 
     /// Everywhere that a file may be had from, `origin` last. Its digest tells whether it is the right one.

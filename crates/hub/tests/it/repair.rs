@@ -6,7 +6,7 @@ use crate::packages::write_working_pip;
 use crate::server::{Reply, Server};
 use crate::{Home, gguf, quiet, wheel};
 use freehold_base::Digest;
-use freehold_hub::Repair;
+use freehold_hub::{HubError, Repair};
 use freehold_store::{FaultKind, Store};
 use std::fs;
 use std::ops::ControlFlow;
@@ -203,4 +203,20 @@ fn what_cannot_be_read_stays_as_it_is() {
         assert_eq!(scrub(home.hub().store()), []);
         server.take_requests();
     }
+}
+
+#[test]
+fn beside_what_cannot_be_read_the_rest_is_mended() {
+    let home = Home::new();
+    write_folder(&home, "folder");
+    let model = home.pull(&format!("file:{}", home.path("folder").display())).unwrap().model;
+    let store = home.hub().store().clone();
+    let blob = |path: &str| store.blob_path(&model.files.iter().find(|file| file.path == path).unwrap().digest);
+    overwrite(&blob("README.md"), b"rotten");
+    fs::remove_file(blob("model.safetensors")).unwrap();
+    fs::create_dir(blob("model.safetensors")).unwrap();
+    assert!(matches!(repair(&home)[0].result, Err(HubError::Unreadable { .. })));
+    let left = scrub(&store);
+    assert_eq!(left.len(), 1);
+    assert!(matches!(left[0].kind, FaultKind::Unreadable(_)) && blob("model.safetensors").is_dir());
 }
