@@ -1,6 +1,7 @@
 //! The hub's catalogue, as a user may write one.
 
-use crate::{Damage, Edge, allocator::within_limit, damaged};
+use crate::allocator::within_limit;
+use crate::damage::{Damage, Edge, damaged};
 use arbitrary::Arbitrary;
 use freehold_hub::{Catalogue, Source};
 use serde_json::json;

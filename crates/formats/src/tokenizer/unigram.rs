@@ -1,7 +1,7 @@
 //! The unigram language model (Kudo 2018, arXiv:1804.10959): of all ways to write a text in tokens the one with the
 //! highest sum of scores, which are log-probabilities.
 
-use super::prefixes::Prefixes;
+use super::trie::Trie;
 use super::vocabulary::TokenTable;
 
 /// What a character that no token stands for costs more than the least likely token (SentencePiece, `kUnkPenalty`).
@@ -9,7 +9,7 @@ const UNKNOWN_PENALTY: f64 = 10.0;
 
 #[derive(Clone, Debug)]
 pub(super) struct Unigram {
-    tokens: Prefixes,
+    tokens: Trie,
     scores: Vec<f64>,
     unknown_score: f64,
 }
@@ -32,7 +32,7 @@ impl Unigram {
         let ids: Vec<u32> = ids.filter(|&id| !table.text(id).unwrap_or_default().is_empty()).collect();
         // The library takes the least of all scores, those of special tokens with them.
         let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
-        Self { tokens: Prefixes::new(ids, 0, table), unknown_score: least - UNKNOWN_PENALTY, scores }
+        Self { tokens: Trie::new(ids, |id| table.text_bytes(id)), unknown_score: least - UNKNOWN_PENALTY, scores }
     }
 
     /// Calls `part` with the tokens of `text` in order, each with its text; a character that no token stands for has no
@@ -52,10 +52,14 @@ impl Unigram {
                     *place = Best { score: so_far + score, bytes: bytes as u32, id };
                 }
             };
-            self.tokens.each(table, &text.as_bytes()[start..], |bytes, id| {
-                has_one |= bytes == one;
-                reach(bytes, self.scores[id as usize], id);
-            });
+            self.tokens.each(
+                |id| table.text_bytes(id),
+                &text.as_bytes()[start..],
+                |bytes, id| {
+                    has_one |= bytes == one;
+                    reach(bytes, self.scores[id as usize], id);
+                },
+            );
             if !has_one {
                 reach(one, self.unknown_score, NONE);
             }

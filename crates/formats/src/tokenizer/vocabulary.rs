@@ -5,7 +5,7 @@ use super::budget::Budget;
 use super::model::PieceModel;
 use super::special::{AddedToken, Matcher};
 use super::word_piece::WordMark;
-use super::{Normaliser, PreTokenizer, REMEDY, SPACE_MARK, Tokenizer, byte_level};
+use super::{Normaliser, PreTokenizer, REMEDY, SPACE_MARK, Tokenizer, byte_level, trie};
 use crate::error::{Error, Result, shown};
 use crate::metadata::Strings;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -38,7 +38,7 @@ const ENDS: [&str; 15] = [
 
 /// The longest token that is no added one, in bytes, where tokens are looked up in the text; published ones have below
 /// 400. It bounds the time per character.
-const PIECE_BYTES_MAX: usize = 512;
+const PIECE_BYTES_MAX: usize = trie::KEY_BYTES_MAX;
 
 /// A tokenizer as plain data. [`Tokenizer::new`] checks it.
 #[derive(Clone, Debug)]
@@ -320,6 +320,11 @@ impl TokenTable {
 
     pub(super) fn text(&self, id: u32) -> Option<&str> {
         self.texts.get(id as usize)
+    }
+
+    /// The text of token `id`; empty where there is no such token.
+    pub(super) fn text_bytes(&self, id: u32) -> &[u8] {
+        self.text(id).unwrap_or_default().as_bytes()
     }
 
     pub(super) fn bytes(&self, id: u32) -> Option<&[u8]> {

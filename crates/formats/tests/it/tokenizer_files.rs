@@ -55,7 +55,7 @@ fn gguf_metadata_make_a_tokenizer() {
     assert_eq!((tokenizer.eos(), tokenizer.bos(), tokenizer.adds_bos()), (Some(ENDOFTEXT), None, false));
     assert_eq!(tokenizer.end_of_generation(), [ENDOFTEXT]);
     assert!(tokenizer.is_special(ENDOFTEXT) && !tokenizer.is_special(ENDOFTEXT + 1));
-    assert_eq!(tokenizer.special_texts().collect::<Vec<_>>(), ["<tool>", "<|endoftext|>"]);
+    assert_eq!(tokenizer.special_texts().collect::<Vec<_>>(), ["<|endoftext|>", "<tool>"]);
     let tokenizer = from_gguf(id("tokenizer.ggml.eot_token_id", 7)).expect("a sound tokenizer");
     assert_eq!(tokenizer.end_of_generation(), [7, ENDOFTEXT]);
 }
