@@ -1,6 +1,6 @@
 //! Small tokenizers of every kind, against the ids and texts of the Python libraries `tokenizers` and `sentencepiece`.
 
-use crate::allocator::within_limit;
+use crate::allocator::{peak_of, within_limit};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use freehold_formats::{Config, Decoder, SpecialTokens, Tokenizer};
@@ -235,6 +235,31 @@ fn steps_that_grow_a_text_little_by_little_are_given_up() {
     let read = within_limit(file.len(), || Tokenizer::from_hugging_face(file.as_bytes(), None, None));
     let error = read.unwrap_err().to_string();
     assert!(error.contains(TOO_MUCH) || error.contains("at most 256 are allowed"), "{error}");
+}
+
+#[test]
+fn tokens_that_begin_alike_take_bounded_time_and_memory() {
+    let mut vocab = vec![json!(["<unk>", 0.0])];
+    vocab.extend((1..=512).map(|length| json!(["a".repeat(length), -1.0 - f64::from(length as u16) / 7.0])));
+    vocab.extend((0..20_000).map(|index| json!([format!("{}c{index}", "a".repeat(index % 500)), -3.0])));
+    let json = json!({
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab},
+    });
+    let file = json.to_string();
+    let tokenizer = within_limit(file.len(), || Tokenizer::from_hugging_face(file.as_bytes(), None, None)).unwrap();
+    // At the 120 µs a byte that a search through sorted tokens takes, this would be half a minute.
+    assert!(tokenizer.encode(&"a".repeat(250_000), SpecialTokens::Parse).is_ok());
+}
+
+#[test]
+fn a_long_text_takes_little_memory_in_tokens_of_the_highest_score() {
+    let (_, tokenizer) = ALL.iter().find(|(name, _)| *name == "sp-unigram.model").unwrap();
+    for text in ["the first time ".repeat(1 << 17), "a".repeat(2 << 20)] {
+        let (ids, peak) = peak_of(|| tokenizer.encode(&text, SpecialTokens::Parse).unwrap());
+        // The normalised text, two bytes for each of its bytes, and the ids in a list that doubles.
+        assert!(peak <= 10 * text.len() + 12 * ids.len(), "{peak} bytes for {} and {} ids", text.len(), ids.len());
+    }
 }
 
 #[test]
