@@ -119,7 +119,11 @@ fn like_tokens(source: &str) -> Vec<String> {
     let token = |rest: &str| {
         let end = rest.find(if rest.starts_with('<') { '>' } else { ']' })? + 1;
         let text = &rest[..end];
-        (3..40).contains(&end).then_some(text).filter(|text| !text.contains([' ', '\n', '\'', '"', '.'])).map(str::to_owned)
+        (3..40)
+            .contains(&end)
+            .then_some(text)
+            .filter(|text| !text.contains([' ', '\n', '\'', '"', '.']))
+            .map(str::to_owned)
     };
     starts.filter_map(token).collect()
 }

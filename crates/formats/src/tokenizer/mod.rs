@@ -1,9 +1,10 @@
 //! Tokenizers: text to token ids and back.
 //!
 //! Text passes through four steps. Tokens that are written out (`<|im_end|>`) are found; what lies between is normalised
-//! by the [`Normaliser`] and cut into pieces by the [`PreTokenizer`]; and each piece becomes tokens by one of four models:
+//! by the [`Normaliser`] and cut into pieces by the [`PreTokenizer`]; and each piece becomes tokens by one of five models:
 //! byte-pair encoding by rank (GPT-2, Llama 3, Qwen, …) or by score (SentencePiece, as in Llama 2 and Gemma), the
-//! unigram language model (T5, XLM-R) and WordPiece (BERT). Every step is linear in the text, or n log n within a piece.
+//! unigram language model (T5, XLM-R), WordPiece (BERT), or whole words. Every step is linear in the text, or n log n
+//! within a piece.
 
 mod bpe;
 mod budget;
@@ -30,7 +31,7 @@ pub use decoder::Decoder;
 pub use normaliser::Normaliser;
 pub use pretokenizer::PreTokenizer;
 pub use special::AddedToken;
-pub use vocabulary::{Spelling, Vocabulary, VocabularyModel};
+pub use vocabulary::{Affixes, Spelling, Vocabulary, VocabularyModel};
 pub use word_piece::WordMark;
 
 use crate::checkpoint::Checkpoint;
@@ -81,6 +82,7 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     padding: Option<u32>,
     add_bos: bool,
+    after_bos: Vec<u32>,
     add_eos: bool,
     end_of_generation: Vec<u32>,
 }
@@ -139,6 +141,9 @@ impl Tokenizer {
     /// As [`Self::encode`].
     pub fn encode_prompt(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
         let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        if self.adds_bos() {
+            ids.extend(&self.after_bos);
+        }
         ids.extend(self.encode(text, special)?);
         ids.extend(self.eos.filter(|_| self.add_eos));
         Ok(ids)

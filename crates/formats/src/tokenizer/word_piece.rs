@@ -42,18 +42,23 @@ pub enum WordMark {
     Continuation(String),
     /// Those that begin have this in front: GGUF files write `▁`.
     Beginning(String),
+    /// Not at all: each is a word.
+    None,
 }
 
 impl WordPiece {
     pub(super) fn new(mark: &WordMark, characters_max: usize, table: &TokenTable) -> Self {
-        let (WordMark::Continuation(text) | WordMark::Beginning(text)) = mark;
+        let text = match mark {
+            WordMark::Continuation(text) | WordMark::Beginning(text) => text,
+            WordMark::None => "",
+        };
         let ids = (0..table.len() as u32).filter(|&id| table.is_plain(id));
-        let is_marked = |&id: &u32| table.text(id).unwrap_or_default().starts_with(text.as_str());
+        let is_marked = |&id: &u32| table.text(id).unwrap_or_default().starts_with(text);
         let (marked, plain): (Vec<u32>, Vec<u32>) = ids.partition(is_marked);
         let (marked, plain) = (Words::new(marked, text.len(), table), Words::new(plain, 0, table));
         let (beginnings, continuations) = match mark {
             WordMark::Continuation(_) => (plain, marked),
-            WordMark::Beginning(_) => (marked, plain),
+            WordMark::Beginning(_) | WordMark::None => (marked, plain),
         };
         Self { beginnings, continuations, characters_max }
     }

@@ -331,6 +331,75 @@ static REFERENCES: LazyLock<Vec<(&str, tokenizers::Tokenizer)>> = LazyLock::new(
     names.map(|&name| (name, tokenizers::Tokenizer::from_bytes(bytes(name)).unwrap())).collect()
 });
 
+/// Kinds that are few lines by hand: whole words, and BPE that tells the tokens at the ends of words; and two tokens put
+/// before a text.
+static BY_HAND: LazyLock<Vec<(&str, Arc<Tokenizer>, tokenizers::Tokenizer)>> = LazyLock::new(|| {
+    let letters = crate::vocabulary::alphabet();
+    let numbered = |texts: Vec<String>| {
+        texts.into_iter().zip(0u32..).map(|(text, id)| (text, id.into())).collect::<serde_json::Map<String, Value>>()
+    };
+    let with = |texts: &[&str], more: Vec<String>| {
+        numbered(texts.iter().map(|text| (*text).to_owned()).chain(letters.clone()).chain(more).collect())
+    };
+    let special = |id: u32, text: &str| {
+        json!({"id": id, "content": text, "special": true, "normalized": false,
+        "single_word": false, "lstrip": false, "rstrip": false})
+    };
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let affixed = |model: Value| {
+        json!({
+            "version": "1.0", "added_tokens": [special(0, "[UNK]")], "normalizer": {"type": "Lowercase"},
+            "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level, "model": model,
+        })
+    };
+    let suffixed = letters.iter().map(|letter| format!("{letter}</w>"));
+    let suffixed = suffixed.chain(["th", "the</w>", "an", "and</w>", "ll</w>"].map(String::from)).collect();
+    let prefixed = letters.iter().map(|letter| format!("#{letter}"));
+    let prefixed = prefixed.chain(["th", "the", "#an", "#and", "#ll"].map(String::from)).collect();
+    let files = [
+        (
+            "words",
+            json!({
+                "version": "1.0", "added_tokens": [special(0, "[UNK]"), special(1, "[CLS]")],
+                "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"SpecialToken": {"id": "[UNK]", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}}],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                    "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]},
+                        "[UNK]": {"id": "[UNK]", "ids": [0], "tokens": ["[UNK]"]}},
+                },
+                "model": {"type": "WordLevel", "unk_token": "[UNK]",
+                    "vocab": with(&["[UNK]", "[CLS]", "the", "tool", "...", "漢"], Vec::new())},
+            }),
+        ),
+        (
+            "ends of words",
+            affixed(json!({
+                "type": "BPE", "dropout": null, "unk_token": "[UNK]", "continuing_subword_prefix": "",
+                "end_of_word_suffix": "</w>", "fuse_unk": false, "vocab": with(&["[UNK]"], suffixed),
+                "merges": ["t h", "th e</w>", "a n", "an d</w>", "l l</w>"],
+            })),
+        ),
+        (
+            "beginnings of words",
+            affixed(json!({
+                "type": "BPE", "dropout": null, "unk_token": "[UNK]", "continuing_subword_prefix": "#",
+                "end_of_word_suffix": null, "fuse_unk": false, "vocab": with(&["[UNK]"], prefixed),
+                "merges": ["t #h", "th #e", "#a #n", "#an #d", "#l #l"],
+            })),
+        ),
+    ];
+    let read = |(name, json): (&'static str, Value)| {
+        let file = json.to_string();
+        let tokenizer = Tokenizer::from_hugging_face(file.as_bytes(), None, None);
+        let tokenizer = tokenizer.unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, Arc::new(tokenizer), tokenizers::Tokenizer::from_bytes(file).unwrap())
+    };
+    files.into_iter().map(read).collect()
+});
+
 /// Texts of what the steps tell apart, of added tokens, and of anything. What names a byte is left to the cases above.
 fn any_text() -> impl Strategy<Value = String> {
     let part = prop_oneof![
@@ -355,6 +424,18 @@ proptest! {
             let expected = reference.encode_fast(text.as_str(), false).unwrap();
             let ids = tokenizer.encode(&text, SpecialTokens::Parse).unwrap();
             prop_assert_eq!(&ids[..], expected.get_ids(), "{}: {:?}", name, text);
+        }
+    }
+
+    #[test]
+    fn any_text_gets_the_ids_of_the_library_by_kinds_made_by_hand(text in any_text(), words in "(the|and|all| |\\.|tool)*") {
+        for (name, tokenizer, reference) in &*BY_HAND {
+            for text in [&text, &words] {
+                let expected = reference.encode_fast(text.as_str(), true).unwrap();
+                let ids = tokenizer.encode_prompt(text, SpecialTokens::Parse).unwrap();
+                prop_assert_eq!(&ids[..], expected.get_ids(), "{}: {:?}", name, text);
+                prop_assert_eq!(decoded(tokenizer, &ids), reference.decode(&ids, false).unwrap(), "{}: {:?}", name, text);
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::allocator::within_limit;
 use crate::vocabulary::{MERGES, added_token, texts, vocabulary};
-use freehold_formats::tokenizer::{AddedToken, Normaliser, TEXT_BYTES_MAX, Vocabulary, VocabularyModel};
-use freehold_formats::{Decoder, Error, PreTokenizer, SpecialTokens, Tokenizer};
+use freehold_formats::tokenizer::{AddedToken, Affixes, Normaliser, TEXT_BYTES_MAX, Vocabulary, VocabularyModel};
+use freehold_formats::{Decoder, Error, PreTokenizer, SpecialTokens, Strings, Tokenizer};
 use proptest::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn a_piece_that_is_a_token_skips_the_merges_where_asked() {
     parts.tokens.push("xyz").expect("room");
     for (ignore_merges, expected) in [(false, &["x", "y", "z"][..]), (true, &["xyz"])] {
         let merges = MERGES.iter().collect();
-        let model = VocabularyModel::Bpe { merges, ignore_merges, byte_fallback: false, fuse_unknown: false };
+        let model = bpe(merges, ignore_merges);
         let tokenizer = Tokenizer::new(Vocabulary { model, ..parts.clone() }).expect("a sound vocabulary");
         check(&tokenizer, "xyz", SpecialTokens::AsText, expected);
         check(&tokenizer, "xyzx", SpecialTokens::AsText, &["x", "y", "z", "x"]);
@@ -216,10 +216,15 @@ fn long_runs_are_merged_in_bounded_time_and_memory() {
     assert_eq!(tokenizer.encode_rendered(&text, &ranges).expect("below the limit").len(), 50_000 * 8);
 }
 
+fn bpe(merges: Strings, ignore_merges: bool) -> VocabularyModel {
+    let affixes = Affixes::default();
+    VocabularyModel::Bpe { merges, ignore_merges, byte_fallback: false, fuse_unknown: false, affixes }
+}
+
 /// The usual merges and one more.
 fn merging(merge: &str) -> VocabularyModel {
     let merges = MERGES.into_iter().chain([merge]).collect();
-    VocabularyModel::Bpe { merges, ignore_merges: false, byte_fallback: false, fuse_unknown: false }
+    bpe(merges, false)
 }
 
 #[test]
