@@ -124,17 +124,17 @@ impl ChatTemplate {
             .filter_map(|(name, text)| Some((name, text?)))
             .collect();
         let names: Vec<String> = named.iter().map(|(_, text)| text.clone()).collect();
-        let special = SpecialTokens::new(&names, &all);
-        let environment = on_own_stack(|| {
+        let mut special = SpecialTokens::new(&names, &all);
+        let (environment, strings) = on_own_stack(|| {
             let mut environment = environment::new();
             environment.set_recursion_limit(RECURSION_MAX);
-            match environment::prepared(source, &special)
-                .and_then(|source| environment.add_template_owned(NAME, source))
-            {
-                Ok(()) => Ok(environment),
-                Err(error) => Err(template_error(&error)),
-            }
+            let added = environment::prepared(source, &special).and_then(|(source, strings)| {
+                environment.add_template_owned(NAME, source)?;
+                Ok(strings)
+            });
+            added.map(|strings| (environment, strings)).map_err(|error| template_error(&error))
         })?;
+        special.note_strings(strings);
         Ok(Self { environment, special, named })
     }
 
@@ -142,7 +142,7 @@ impl ChatTemplate {
     ///
     /// A special token counts where the template's source spells it out, in the text around its tags or in one string;
     /// where it prints `bos_token` and its like; and where it writes the beginning of one, which the name of a well-known
-    /// role goes on with (`'<|' + message.role + '|>'`). Nothing of messages, tools and `extra` counts, whatever the
+    /// role goes on with (`'<|' + message.role + '|>'`), or a string of its own that is no word (`'<|user' + suffix`). Nothing of messages, tools and `extra` counts, whatever the
     /// template does with it, but for one exception: an assistant's `content` keeps the markers of its own reasoning and
     /// tool calls (texts with `think`, `reason` or `tool call` in their letters, never bos, eos, pad or unk), because
     /// templates split on them and the model wrote them as tokens.

@@ -34,8 +34,8 @@ pub(super) fn new() -> Environment<'static> {
     environment
 }
 
-/// The source of a template as the environment takes it, its special tokens marked.
-pub(super) fn prepared(source: &str, special: &SpecialTokens) -> Result<String, Error> {
+/// The source of a template as the environment takes it, its special tokens marked; and the strings in its expressions.
+pub(super) fn prepared(source: &str, special: &SpecialTokens) -> Result<(String, Vec<String>), Error> {
     rewrite::rewrite(&spelled(source), special, syntax())
 }
 

@@ -28,6 +28,9 @@ const CLOSE: char = '\u{fdd1}';
 const ROLES: [&str; 9] =
     ["system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "environment"];
 
+/// The shortest string of a template that may go on with a token, in bytes. Shorter ones are brackets and the like.
+const PART_BYTES_MIN: usize = 4;
+
 /// Whether a character could be a mark, or stand for one. None of them has a meaning in text (Unicode 16, section 23.7).
 pub(super) fn may_be_mark(character: char) -> bool {
     RESERVED.contains(&character)
@@ -40,6 +43,10 @@ pub(super) struct SpecialTokens {
     trie: Trie,
     /// Of each text, whether the assistant uses it inside its own turn.
     assistants_own: Vec<bool>,
+    /// What may go on with a token that the template has begun: the names of roles, and strings of the template that are
+    /// no words, such as a suffix that all of a model's tokens have.
+    parts: Vec<String>,
+    parts_trie: Trie,
 }
 
 /// Who wrote a text.
@@ -57,12 +64,20 @@ impl SpecialTokens {
     /// `named`: bos, eos, pad and unk.
     pub(super) fn new(named: &[String], all: &[String]) -> Self {
         // A token that is a word is compared with far more often than written.
-        let is_word = |text: &str| text.chars().all(|character| character.is_alphanumeric() || character == '_');
         let is_marked = |text: &&String| text.len() <= KEY_BYTES_MAX && !is_word(text);
         let texts: Vec<String> = named.iter().chain(all).filter(is_marked).cloned().collect();
         let trie = Trie::new((0..texts.len() as u32).collect(), |text| texts[text as usize].as_bytes());
         let assistants_own = texts.iter().map(|text| !named.contains(text) && is_assistants_own(text)).collect();
-        Self { texts, trie, assistants_own }
+        Self { texts, trie, assistants_own, parts: Vec::new(), parts_trie: Trie::default() }
+    }
+
+    /// Notes the strings in the template's expressions.
+    pub(super) fn note_strings(&mut self, strings: Vec<String>) {
+        let is_part = |text: &String| (PART_BYTES_MIN..=KEY_BYTES_MAX).contains(&text.len()) && !is_word(text);
+        self.parts = ROLES.map(String::from).into_iter().chain(ROLES.map(str::to_uppercase)).collect();
+        self.parts.extend(strings.into_iter().filter(is_part));
+        self.parts_trie =
+            Trie::new((0..self.parts.len() as u32).collect(), |part| self.parts[part as usize].as_bytes());
     }
 
     /// The lengths of the tokens that `text` begins with, and their places in the list; shortest first.
@@ -82,7 +97,18 @@ impl SpecialTokens {
             marked.push(CLOSE);
             *copied = place.end;
         };
+        // Where something else may go on with a token: at what is formatted in, and behind what is printed.
+        let mut ends: Vec<usize> = match author {
+            Author::Assistant => Vec::new(),
+            Author::Printed | Author::Template => {
+                ["{}", "%s"].iter().flat_map(|hole| text.match_indices(hole)).map(|(place, _)| place).collect()
+            }
+        };
+        ends.extend((author == Author::Printed).then_some(text.len()));
+        ends.sort_unstable();
+        let mut ends = ends.into_iter().peekable();
         while let Some(character) = text[from..].chars().next() {
+            while ends.next_if(|&end| end <= from).is_some() {}
             let mut longest = None;
             self.each(&text[from..], |length, place| {
                 if author != Author::Assistant || self.assistants_own[place as usize] {
@@ -94,11 +120,13 @@ impl SpecialTokens {
                     mark(&mut copied, from..from + length);
                     from += length;
                 }
-                None if author == Author::Printed
-                    && self.trie.goes_on(|place| self.texts[place as usize].as_bytes(), text[from..].as_bytes()) =>
+                None if let Some(&end) = ends.peek()
+                    && self
+                        .trie
+                        .goes_on(|place| self.texts[place as usize].as_bytes(), &text.as_bytes()[from..end]) =>
                 {
-                    mark(&mut copied, from..text.len());
-                    break;
+                    mark(&mut copied, from..end);
+                    from = end;
                 }
                 None => from += character.len_utf8(),
             }
@@ -111,21 +139,25 @@ impl SpecialTokens {
     }
 
     /// What of `prompt` the template has written as a token, where it put the marks around `place`: that place; or, where
-    /// it holds only the beginning of a token and the name of a role goes on with it, all of the token.
+    /// it holds only the beginning of a token, and a role or a string of the template goes on with it, all of the token.
     fn written(&self, prompt: &str, place: Range<usize>) -> Range<usize> {
         let (mut is_whole, mut completed) = (false, None);
         self.each(&prompt[place.start..], |length, _| {
             let end = place.start + length;
             is_whole |= end <= place.end;
             if end > place.end {
-                let rest = &prompt.as_bytes()[place.end..end];
-                let begins =
-                    |role: &&str| rest.get(..role.len()).is_some_and(|rest| rest.eq_ignore_ascii_case(role.as_bytes()));
-                completed = ROLES.iter().any(begins).then_some(end).or(completed);
+                let mut goes_on = false;
+                let bytes_of = |part: u32| self.parts[part as usize].as_bytes();
+                self.parts_trie.each(bytes_of, &prompt.as_bytes()[place.end..end], |_, _| goes_on = true);
+                completed = goes_on.then_some(end).or(completed);
             }
         });
         place.start..completed.filter(|_| !is_whole).unwrap_or(place.end)
     }
+}
+
+fn is_word(text: &str) -> bool {
+    text.chars().all(|character| character.is_alphanumeric() || character == '_')
 }
 
 fn is_mark(character: char) -> bool {

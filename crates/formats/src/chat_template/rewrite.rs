@@ -11,13 +11,17 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::fmt::Write;
 
-/// `source` again, for an environment with the same `syntax`, with the special tokens in its texts marked. Every tag is on
-/// the line that it was on.
-pub(super) fn rewrite(source: &str, special: &SpecialTokens, syntax: SyntaxConfig) -> Result<String, Error> {
+/// `source` again, for an environment with the same `syntax`, with the special tokens in its texts marked; and the strings
+/// in its expressions. Every tag is on the line that it was on.
+pub(super) fn rewrite(
+    source: &str,
+    special: &SpecialTokens,
+    syntax: SyntaxConfig,
+) -> Result<(String, Vec<String>), Error> {
     let tree = parse(source, super::NAME, syntax)?;
-    let mut writer = Writer { text: String::with_capacity(source.len() * 2), line: 1, special };
+    let mut writer = Writer { text: String::with_capacity(source.len() * 2), line: 1, special, strings: Vec::new() };
     writer.statement(&tree)?;
-    Ok(writer.text)
+    Ok((writer.text, writer.strings))
 }
 
 struct Writer<'s> {
@@ -25,6 +29,8 @@ struct Writer<'s> {
     /// The line on which the next character comes to stand.
     line: u16,
     special: &'s SpecialTokens,
+    /// Those in expressions.
+    strings: Vec<String>,
 }
 
 type Written = Result<(), Error>;
@@ -443,6 +449,7 @@ impl Writer<'_> {
         match expression {
             ast::Expr::Const(constant) if let Some(text) = constant.value.as_str() => {
                 self.at(expression.span());
+                self.strings.push(text.to_owned());
                 self.string(text, Author::Printed);
                 Ok(())
             }
@@ -529,7 +536,11 @@ impl Writer<'_> {
 
     fn constant(&mut self, value: &Value) -> Written {
         match value.kind() {
-            ValueKind::String => self.string(value.as_str().unwrap_or_default(), Author::Template),
+            ValueKind::String => {
+                let text = value.as_str().unwrap_or_default();
+                self.strings.push(text.to_owned());
+                self.string(text, Author::Template);
+            }
             ValueKind::None => self.push("none"),
             ValueKind::Bool => self.push(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => self.push(&value.to_string()),

@@ -25,6 +25,7 @@ fn compile(source: &str) -> Result<ChatTemplate, Error> {
         "<|user|>",
         "<|USER|>",
         "<|end|>",
+        "<|x:end|>",
     ];
     let special =
         SpecialTexts { eos: Some("<|im_end|>".into()), all: all.map(String::from).into(), ..Default::default() };
@@ -245,6 +246,14 @@ fn special_tokens_that_users_write_stay_text() {
         ("{{ '<|' ~ messages[0].role ~ '|>' }}", json!({"role": "user"}), "«<|user|>»"),
         ("{{ '<|' + messages[0].role|upper + '|>' }}", json!({"role": "user"}), "«<|USER|>»"),
         ("<|{{ messages[0].role }}|>", json!({"role": "end"}), "«<|»end|>"),
+        (
+            "{% set s = ':end' %}{% set t = '<|x{}|>'.format(s) %}{{ t ~ '<|x%s|>'|format(s) }}",
+            json!({}),
+            "«<|x:end|>»«<|x:end|>»",
+        ),
+        ("{{ '<|x{}|>'.format(messages[0].a) }}", json!({"a": ":end"}), "«<|x»:end|>"),
+        ("{% set s = '_end|>' %}{{ '<|im' ~ s }}", json!({}), "«<|im_end|>»"),
+        ("{% set s = 'end' %}{{ '<|im_' ~ s ~ '|>' }}", json!({}), "«<|im_»end|>"),
         // The template's own, through variables, macros and filters.
         ("{% set a = '<|im_end|>\n' %}{{ a|trim }}|{{ [a, 'b']|join }}", json!({}), "«<|im_end|>»|«<|im_end|>»\nb"),
         (

@@ -51,11 +51,9 @@ impl Tokenizer {
         // Words by themselves are decoded with spaces between them.
         let strips_first_space = decoding.strips_first_space || is_words && !is_byte_level;
         let spelling = match model.word_mark {
-            Some(WordMark::None) if is_byte_level => Spelling::ByteLevel,
-            Some(WordMark::None) if decoding.has_space_mark => Spelling::SentencePiece,
+            Some(WordMark::None) | None if is_byte_level => Spelling::ByteLevel,
+            Some(WordMark::None) | None if decoding.has_space_mark => Spelling::SentencePiece,
             Some(mark) => Spelling::Words { mark, tidy: decoding.tidy },
-            None if is_byte_level => Spelling::ByteLevel,
-            None if decoding.has_space_mark => Spelling::SentencePiece,
             None => return Err(unsupported("pre_tokenizer", "without ByteLevel, and a decoder without ▁")),
         };
         let mut kind = model.kind;
