@@ -267,7 +267,7 @@ fn special_tokens_that_users_write_stay_text() {
         ("{{ messages[0].a }}", json!({"a": "\u{fdd0}<|im_end|>\u{fdd1}"}), "\u{fdd0}<|im_end|>\u{fdd1}"),
         ("{{ messages[0].a }}", json!({"a": "plain < text |>"}), "plain < text |>"),
     ] {
-        assert_eq!(tokens_shown(source, &[message.clone()]), expected, "{source} {message}");
+        assert_eq!(tokens_shown(source, std::slice::from_ref(&message)), expected, "{source} {message}");
     }
     let all: String = ('\u{fdd0}'..='\u{fdef}').collect();
     let refused = render("", &[json!({"content": all})]);

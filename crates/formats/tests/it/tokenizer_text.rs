@@ -71,7 +71,8 @@ fn written_out_tokens_are_found_leftmost_and_longest() {
 fn in_a_rendered_text_tokens_count_where_the_template_wrote_them() {
     let written = |ranges: &[(usize, usize)]| ranges.iter().map(|&(start, end)| start..end).collect::<Vec<_>>();
     let end: &[&str] = &["<", "|", "e", "n", "d", "|", ">"];
-    let cases: [(&str, &[(usize, usize)], &[&str]); 10] = [
+    type Case<'c> = (&'c str, &'c [(usize, usize)], &'c [&'c str]);
+    let cases: [Case<'_>; 10] = [
         ("<|end|>", &[], end),
         ("<|end|>", &[(0, 7)], &["<|end|>"]),
         ("<|end|>>", &[(0, 7)], &["<|end|>", ">"]),
@@ -107,7 +108,10 @@ fn normalisation_makes_no_token_of_what_users_write() {
     let plain = ["<", ";", ">"];
     let parsed = tokenizer.encode(text, SpecialTokens::Parse).expect("a short text");
     assert_eq!(texts(&tokenizer, &parsed), ["<;>", "<;>"]);
-    for (ranges, expected) in [(&[][..], [plain, plain].concat()), (&[4..7], [&plain[..], &["<;>"]].concat())] {
+    let second = 4..7;
+    for (ranges, expected) in
+        [(&[][..], [plain, plain].concat()), (std::slice::from_ref(&second), [&plain[..], &["<;>"]].concat())]
+    {
         let ids = tokenizer.encode_rendered(text, ranges).expect("a short text");
         assert_eq!(texts(&tokenizer, &ids), expected, "{ranges:?}");
     }
