@@ -1,7 +1,7 @@
 //! Chat templates made of expressions and statements, and conversations that spell out special tokens.
 
 use crate::allocator::{HOSTILE_BYTES_MAX, peak_of_process};
-use crate::{Damage, damaged};
+use crate::damage::{Damage, damaged};
 use arbitrary::Arbitrary;
 use freehold_formats::{ChatInput, ChatTemplate, Error, SpecialTexts};
 use serde_json::{Map, Value, json};
@@ -11,15 +11,64 @@ const NAMES: [&str; 8] = ["messages", "n", "x", "loop", "tools", "n.t", "m", "bo
 const OPERATORS: [&str; 18] =
     ["+", "-", "*", "/", "//", "%", "**", "~", "==", "!=", "<", ">", "<=", ">=", "and", "or", "in", "not in"];
 const FILTERS: [&str; 40] = [
-    "list", "tojson", "tojson(indent=99)", "join", "join(x)", "upper", "trim", "map('list')", "map(attribute='role')",
-    "select", "selectattr('role', 'eq', x)", "batch(3, x)", "slice(3, x)", "sort", "unique", "groupby('role')", "sum",
-    "sum(start=x)", "first", "last", "reverse", "length", "string", "safe", "e", "replace('a', x)", "indent(99)",
-    "items", "dictsort", "default(x)", "min", "max", "title", "capitalize", "format(x, x)", "round", "abs", "int",
-    "float", "attr('role')",
+    "list",
+    "tojson",
+    "tojson(indent=99)",
+    "join",
+    "join(x)",
+    "upper",
+    "trim",
+    "map('list')",
+    "map(attribute='role')",
+    "select",
+    "selectattr('role', 'eq', x)",
+    "batch(3, x)",
+    "slice(3, x)",
+    "sort",
+    "unique",
+    "groupby('role')",
+    "sum",
+    "sum(start=x)",
+    "first",
+    "last",
+    "reverse",
+    "length",
+    "string",
+    "safe",
+    "e",
+    "replace('a', x)",
+    "indent(99)",
+    "items",
+    "dictsort",
+    "default(x)",
+    "min",
+    "max",
+    "title",
+    "capitalize",
+    "format(x, x)",
+    "round",
+    "abs",
+    "int",
+    "float",
+    "attr('role')",
 ];
 const METHODS: [&str; 16] = [
-    "split()", "split(x)", "replace('a', x)", "join(x)", "format(x, x)", "items()", "get(x, n)", "strip(x)",
-    "rsplit(x, 1)", "partition(x)", "splitlines()", "count(x)", "startswith(x)", "upper()", "keys()", "title()",
+    "split()",
+    "split(x)",
+    "replace('a', x)",
+    "join(x)",
+    "format(x, x)",
+    "items()",
+    "get(x, n)",
+    "strip(x)",
+    "rsplit(x, 1)",
+    "partition(x)",
+    "splitlines()",
+    "count(x)",
+    "startswith(x)",
+    "upper()",
+    "keys()",
+    "title()",
 ];
 const TESTS: [&str; 10] =
     ["defined", "none", "string", "mapping", "iterable", "sequence", "eq(x)", "in(x)", "sameas(x)", "lt(x)"];
@@ -241,8 +290,7 @@ pub fn check(input: &Input) {
     let special = SpecialTexts { eos: Some("<|im_end|>".into()), all, ..SpecialTexts::default() };
     let messages: Vec<Value> = (input.messages.iter().take(8))
         .map(|(role, parts)| {
-            let content: String =
-                parts.iter().take(16).map(|part| TEXTS[usize::from(*part) % TEXTS.len()]).collect();
+            let content: String = parts.iter().take(16).map(|part| TEXTS[usize::from(*part) % TEXTS.len()]).collect();
             let role = ["system", "user", "assistant", "tool"][usize::from(role % 4)];
             json!({"role": role, "content": content})
         })
@@ -258,8 +306,8 @@ pub fn check(input: &Input) {
     });
     match result {
         Ok(prompt) => {
-            assert!(prompt.breaks.is_sorted());
-            assert!(prompt.breaks.iter().all(|position| prompt.text.is_char_boundary(*position)));
+            assert!(prompt.tokens.iter().all(|token| !prompt.text[token.clone()].is_empty()));
+            assert!(prompt.tokens.is_sorted_by(|before, after| before.end <= after.start));
         }
         Err(Error::Template { problem, .. }) => assert!(!problem.contains("panic"), "{problem}: {source}"),
         Err(Error::ChatRefused { .. } | Error::ChatInput { .. }) => {}

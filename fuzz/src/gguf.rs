@@ -1,8 +1,8 @@
 //! GGUF files: the header, metadata of every type, tensors; then the tokenizer and the chat template inside.
 
 use crate::allocator::within_limit;
+use crate::damage::{Damage, Edge, damaged};
 use crate::gguf_builder::{ARRAY, Builder, Tensor, array, string};
-use crate::{Damage, Edge, damaged};
 use arbitrary::Arbitrary;
 use freehold_formats::{Checkpoint, Gguf, Tokenizer};
 

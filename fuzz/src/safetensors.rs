@@ -1,7 +1,7 @@
 //! safetensors files: headers that fit their data, and such that nearly do.
 
 use crate::allocator::within_limit;
-use crate::{Damage, Edge, damaged};
+use crate::damage::{Damage, Edge, damaged};
 use arbitrary::Arbitrary;
 use freehold_formats::Safetensors;
 use serde_json::{Map, Value, json};

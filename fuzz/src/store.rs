@@ -1,6 +1,7 @@
 //! A store's `index.json` and the manifests and configurations that it names, as another tool may have left them.
 
-use crate::{Damage, Edge, allocator::within_limit, damaged};
+use crate::allocator::within_limit;
+use crate::damage::{Damage, Edge, damaged};
 use arbitrary::Arbitrary;
 use freehold_base::Digest;
 use freehold_store::Store;

@@ -1,7 +1,7 @@
 //! `tokenizer.json` over the byte alphabet, and a text for it to encode.
 
 use crate::allocator::within_limit;
-use crate::{Damage, Edge, damaged};
+use crate::damage::{Damage, Edge, damaged};
 use arbitrary::Arbitrary;
 use freehold_formats::{Config, SpecialTokens, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ pub struct Input {
     ends: Option<Vec<Edge>>,
     text: String,
     repeat: u8,
-    breaks: Vec<u8>,
+    ranges: Vec<u8>,
     damages: Vec<Damage>,
 }
 
@@ -83,13 +83,12 @@ pub fn check(input: &Input) {
     });
     within_limit(file.len() * 2 + text.len() * 64, || {
         let Ok(tokenizer) = Tokenizer::from_hugging_face(&file, None, config.as_ref()) else { return };
-        let mut breaks: Vec<usize> = input.breaks.iter().map(|position| usize::from(*position)).collect();
-        breaks.sort_unstable();
-        breaks.retain(|position| text.is_char_boundary(*position));
+        let ranges: Vec<_> =
+            input.ranges.chunks(2).map(|ends| usize::from(ends[0])..usize::from(ends[ends.len() - 1])).collect();
         let size = tokenizer.vocabulary_size();
         let plain = tokenizer.encode(&text, SpecialTokens::AsText).expect("a short text");
         assert!(plain.iter().all(|id| (*id as usize) < size));
-        let broken = tokenizer.encode_with_breaks(&text, &breaks).expect("a short text");
-        assert!(broken.iter().all(|id| tokenizer.token_bytes(*id).is_some()));
+        let rendered = tokenizer.encode_rendered(&text, &ranges).expect("a short text");
+        assert!(rendered.iter().all(|id| tokenizer.token_bytes(*id).is_some()));
     });
 }

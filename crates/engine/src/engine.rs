@@ -1,11 +1,12 @@
 //! The engine's handle and its thread.
 
 use crate::batch::Batch;
-use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, Sink, StartError, SubmitError};
+use crate::request::{Event, FinishReason, Finished, GenerationRequest, StartError, SubmitError};
+use crate::sink::{GuardedSink, Sink};
 use freehold_formats::Tokenizer;
 use freehold_kernels::{Compute, KV_BLOCK, KvType};
 use freehold_model::{Config, Model};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
@@ -22,7 +23,7 @@ use std::time::Duration;
 pub struct EngineOptions {
     /// How keys and values are kept.
     pub kv_type: KvType,
-    /// The longest prompt and answer together; `None`: what the model was made for, at most 32,768.
+    /// The longest prompt and answer together, no more than the model was made for; `None`: that, at most 32,768.
     pub context_length: Option<usize>,
     /// Requests worked on together.
     pub batch: usize,
@@ -52,7 +53,7 @@ pub struct Engine {
 
 struct Submission {
     request: GenerationRequest,
-    sink: Sink,
+    sink: GuardedSink,
     longest: usize,
 }
 
@@ -115,15 +116,23 @@ impl Engine {
         &self.numerics
     }
 
-    /// Queues a request; its events go to `sink`.
+    /// Queues a request; its events go to `sink`. The last one is [`Event::Finished`], unless the engine fails, which drops
+    /// the sink without it.
     ///
     /// # Errors
     /// If it does not fit the context, makes no sense, or the queue is full.
     pub fn submit(&self, request: GenerationRequest, sink: Sink) -> Result<(), SubmitError> {
         let longest = self.check(&request)?;
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queue.as_ref().ok_or(SubmitError::ShuttingDown)?;
-        queue.try_send(Submission { request, sink, longest }).map_err(|error| match error {
+        let submission = Submission { request, sink: GuardedSink::new(sink), longest };
+        let sent = {
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            match queue.as_ref() {
+                Some(queue) => queue.try_send(submission),
+                None => Err(TrySendError::Disconnected(submission)),
+            }
+        };
+        // After the lock: a sink that is refused is dropped here, and what it owns may submit again.
+        sent.map_err(|error| match error {
             TrySendError::Full(_) => SubmitError::QueueFull,
             TrySendError::Disconnected(_) => SubmitError::ShuttingDown,
         })
@@ -131,21 +140,29 @@ impl Engine {
 
     /// The length at which the answer ends at the latest.
     fn check(&self, request: &GenerationRequest) -> Result<usize, SubmitError> {
-        let invalid = |text: String| Err(SubmitError::Invalid(text));
         let prompt_tokens = request.prompt.len();
         if prompt_tokens == 0 {
-            return invalid("the prompt is empty: give it at least one token".to_owned());
+            return Err(SubmitError::invalid("prompt", "is empty: give at least one token"));
         }
         if prompt_tokens >= self.context_length {
             return Err(SubmitError::ContextLengthExceeded { prompt_tokens, context_length: self.context_length });
         }
-        if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= self.config.vocabulary) {
-            return invalid(format!("token {id} is not in the vocabulary of {} tokens", self.config.vocabulary));
+        request.check_settings()?;
+        let unknown =
+            |id: u32| format!("names token {id}, which is not in the vocabulary of {}", self.config.vocabulary);
+        let is_unknown = |id: u32| id as usize >= self.config.vocabulary;
+        if let Some(&id) = request.prompt.iter().find(|&&id| is_unknown(id)) {
+            return Err(SubmitError::invalid("prompt", unknown(id)));
         }
-        if request.max_tokens == Some(0) {
-            return invalid("max_tokens is 0: ask for at least one token".to_owned());
+        let mut biased = BTreeSet::new();
+        for &(id, _) in &request.sampling.logit_bias {
+            if is_unknown(id) {
+                return Err(SubmitError::invalid("logit_bias", unknown(id)));
+            }
+            if !biased.insert(id) {
+                return Err(SubmitError::invalid("logit_bias", format!("names token {id} twice")));
+            }
         }
-        request.sampling.check()?;
         let wanted = prompt_tokens.saturating_add(request.max_tokens.unwrap_or(usize::MAX));
         Ok(wanted.min(self.context_length))
     }
@@ -156,8 +173,9 @@ impl Drop for Engine {
         // The flag ends what is under way and what is queued; a worker that waits is woken by the loss of the sender.
         self.stopping.store(true, Ordering::Relaxed);
         *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of the worker has been printed, and its requests have been ended.
+        // A sink may hold the last handle, and is dropped on the thread itself.
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A panic of the worker has been printed, and its requests have been dropped.
             let _ = thread.join();
         }
     }
@@ -182,7 +200,7 @@ impl Worker {
             let Self { model, tokenizer, compute, batch, .. } = &mut self;
             // A bug in one step must not take the whole server down with a silent thread.
             if catch_unwind(AssertUnwindSafe(|| batch.step(model, tokenizer, compute))).is_err() {
-                self.batch.cancel_all();
+                self.batch.abandon_all();
             }
         }
         self.batch.cancel_all();
@@ -232,5 +250,6 @@ fn cancel(mut submission: Submission) {
         prefill_time: Duration::ZERO,
         decode_time: Duration::ZERO,
     };
-    let _: Flow = (submission.sink)(Event::Finished(finished));
+    // The answer is over; whether the sink wants more does not matter.
+    let _ = submission.sink.send(Event::Finished(finished));
 }

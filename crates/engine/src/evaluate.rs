@@ -1,16 +1,48 @@
 //! Logits of given tokens, and what follows from them: the numbers behind `logits` and `perplexity`.
 
+use crate::sampler::are_finite;
 use freehold_kernels::{Compute, KV_BLOCK, KvType, math64};
-use freehold_model::{Chunk, Error, LogitRows, Model, Workspace};
+use freehold_model::{Chunk, LogitRows, Model, Workspace};
+
+/// Why tokens were not evaluated.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluateError {
+    /// There is no memory for the cache.
+    #[error(transparent)]
+    Cache(#[from] freehold_model::Error),
+    /// The model was not made for so many.
+    #[error("{tokens} tokens do not fit the model's context of {context_length}: give fewer")]
+    ContextLengthExceeded {
+        /// Tokens that would be evaluated together.
+        tokens: usize,
+        /// Tokens that the model was made for.
+        context_length: usize,
+    },
+    /// A token has no row in the embedding.
+    #[error(
+        "token {id} is not in the model's vocabulary of {vocabulary} tokens: ids are below that; a tokenizer may have more \
+         tokens than its model"
+    )]
+    UnknownToken {
+        /// The token.
+        id: u32,
+        /// The rows of the embedding.
+        vocabulary: usize,
+    },
+    /// Logits, or what was made of them, are NaN or infinite.
+    #[error("the model's numbers overflowed on this text: use `--kv f32`, or another file of the model")]
+    Overflowed,
+}
 
 /// Runs `tokens` from an empty cache in chunks of `chunk` and hands over the logits: of the last token, or, with `all`,
 /// of each in order. `visit` gets the position and one row of the vocabulary's size; returning false ends the run.
 ///
 /// # Errors
-/// If there is no memory for a cache of so many tokens.
+/// If the tokens do not fit the model's context or its vocabulary, there is no memory for their cache, or logits are NaN or
+/// infinite.
 ///
 /// # Panics
-/// If a token is not in the vocabulary or `chunk` is 0.
+/// If `chunk` is 0.
 pub fn evaluate(
     model: &Model,
     compute: &Compute,
@@ -19,7 +51,8 @@ pub fn evaluate(
     chunk: usize,
     all: bool,
     visit: &mut dyn FnMut(usize, &[f32]) -> bool,
-) -> Result<(), Error> {
+) -> Result<(), EvaluateError> {
+    check(model, tokens, tokens.len())?;
     let blocks: Vec<u32> = (0..tokens.len().div_ceil(KV_BLOCK) as u32).collect();
     let mut cache = model.new_cache(kv_type, blocks.len())?;
     let mut workspace = Workspace::default();
@@ -36,6 +69,9 @@ pub fn evaluate(
         model.forward(compute, &mut cache, &[part], &mut workspace, &mut logits);
         let rows = logits.chunks_exact(model.config().vocabulary);
         for (position, row) in (end - rows.len()..).zip(rows) {
+            if !are_finite(row) {
+                return Err(EvaluateError::Overflowed);
+            }
             if !visit(position, row) {
                 return Ok(());
             }
@@ -45,6 +81,18 @@ pub fn evaluate(
     Ok(())
 }
 
+/// Whether the model takes these tokens, `context` of them together.
+fn check(model: &Model, tokens: &[u32], context: usize) -> Result<(), EvaluateError> {
+    let config = model.config();
+    if context > config.context_length {
+        return Err(EvaluateError::ContextLengthExceeded { tokens: context, context_length: config.context_length });
+    }
+    match tokens.iter().find(|&&id| id as usize >= config.vocabulary) {
+        Some(&id) => Err(EvaluateError::UnknownToken { id, vocabulary: config.vocabulary }),
+        None => Ok(()),
+    }
+}
+
 /// Perplexity as llama.cpp's tool defines it: windows of `context` tokens without overlap, each begun with `bos` in
 /// place of its first token where the model has one, the second half of each scored.
 ///
@@ -52,7 +100,7 @@ pub fn evaluate(
 /// `progress` gets windows done and their number; returning false ends the run after that window.
 ///
 /// # Errors
-/// If there is no memory for a cache of `context` tokens.
+/// As [`evaluate`], for windows of `context` tokens; also if the perplexity itself is infinite.
 pub fn perplexity(
     model: &Model,
     compute: &Compute,
@@ -61,7 +109,9 @@ pub fn perplexity(
     bos: Option<u32>,
     context: usize,
     progress: &mut dyn FnMut(usize, usize) -> bool,
-) -> Result<Option<(f64, usize)>, Error> {
+) -> Result<Option<(f64, usize)>, EvaluateError> {
+    // Before the first window, which may take long.
+    check(model, tokens, context)?;
     if context < 2 || tokens.len() < 2 * context {
         return Ok(None);
     }
@@ -87,5 +137,6 @@ pub fn perplexity(
             break;
         }
     }
-    Ok(Some((math64::exp(sum / count as f64), count)))
+    let perplexity = math64::exp(sum / count as f64);
+    if perplexity.is_finite() { Ok(Some((perplexity, count))) } else { Err(EvaluateError::Overflowed) }
 }

@@ -1,17 +1,21 @@
 //! The engine: serves one model. Synchronous, no I/O; it runs on its own thread behind a bounded queue.
 
 mod batch;
+#[cfg(test)]
+mod chance;
 mod engine;
 mod evaluate;
 mod request;
 mod sampler;
+mod sink;
 mod stop;
 mod text;
 
 pub use engine::{Engine, EngineOptions, numerics_id};
-pub use evaluate::{evaluate, perplexity};
+pub use evaluate::{EvaluateError, evaluate, perplexity};
 pub use request::{
-    Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, Sink, StartError, SubmitError, TokenEvent,
+    Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, StartError, SubmitError, TokenEvent,
     TokenLogprobs,
 };
+pub use sink::Sink;
 pub use text::TextModel;

@@ -1,5 +1,6 @@
 //! What the engine is asked and what it answers.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// One prompt to continue.
@@ -11,10 +12,52 @@ pub struct GenerationRequest {
     pub max_tokens: Option<usize>,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Texts that end the answer. They are not part of it, and no prefix of one is sent before it is known to be none.
+    /// Texts that end the answer, at most [`Self::MAX_STOP_TEXTS`] of 1 to [`Self::MAX_STOP_BYTES`] bytes. They are not part
+    /// of it, and no prefix of one is sent before it is known to be none.
     pub stop: Vec<String>,
-    /// `Some(n)`: report the log-probability of each chosen token and the `n` most probable ones.
+    /// `Some(n)`: report the log-probability of each chosen token and the `n` most probable ones, at most
+    /// [`Self::MAX_TOP_LOGPROBS`].
     pub logprobs: Option<usize>,
+}
+
+impl GenerationRequest {
+    /// The most texts that end an answer (OpenAI API).
+    pub const MAX_STOP_TEXTS: usize = 4;
+    /// The most bytes of such a text: what may become one is held back and searched at every token.
+    pub const MAX_STOP_BYTES: usize = 1024;
+    /// The most tokens reported for each position beside the chosen one (OpenAI API).
+    pub const MAX_TOP_LOGPROBS: usize = 20;
+
+    /// Whether every setting is one that can be answered, whatever the model and the prompt.
+    ///
+    /// # Errors
+    /// [`SubmitError::Invalid`] names the setting that is not.
+    pub fn check_settings(&self) -> Result<(), SubmitError> {
+        if self.max_tokens == Some(0) {
+            return Err(SubmitError::invalid("max_tokens", "is 0: ask for at least one token"));
+        }
+        self.sampling.check()?;
+        let stops = self.stop.len();
+        if stops > Self::MAX_STOP_TEXTS {
+            return Err(SubmitError::invalid(
+                "stop",
+                format!("has {stops} texts: at most {} can end an answer", Self::MAX_STOP_TEXTS),
+            ));
+        }
+        if let Some(text) = self.stop.iter().find(|text| !(1..=Self::MAX_STOP_BYTES).contains(&text.len())) {
+            return Err(SubmitError::invalid(
+                "stop",
+                format!("has a text of {} bytes: each must have 1 to {}", text.len(), Self::MAX_STOP_BYTES),
+            ));
+        }
+        match self.logprobs {
+            Some(top) if top > Self::MAX_TOP_LOGPROBS => Err(SubmitError::invalid(
+                "logprobs",
+                format!("is {top}: at most {} tokens are reported for each position", Self::MAX_TOP_LOGPROBS),
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How the next token is chosen. The default is greedy. Filters apply in this order: penalties and bias, top-k,
@@ -29,44 +72,51 @@ pub struct Sampling {
     pub top_p: f32,
     /// Drop tokens less probable than this share of the most probable one; 0: none.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or answer; 1: off (Keskar et al. 2019).
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or answer, 0.01 to 100; 1: off (Keskar et al.
+    /// 2019).
     pub repetition_penalty: f32,
-    /// Subtracted from the logits of tokens that the answer holds (OpenAI API).
+    /// Subtracted from the logits of tokens that the answer holds (OpenAI API); at most [`Self::MAX_BIAS`] either way.
     pub presence_penalty: f32,
-    /// Subtracted from the logits of tokens, times how often the answer holds them (OpenAI API).
+    /// Subtracted from the logits of tokens, times how often the answer holds them (OpenAI API); likewise.
     pub frequency_penalty: f32,
-    /// Added to the logits of single tokens.
+    /// Added to the logits of single tokens, each named once; likewise.
     pub logit_bias: Vec<(u32, f32)>,
     /// With the same seed, prompt and settings the answer is the same.
     pub seed: u64,
 }
 
 impl Sampling {
-    /// Whether every setting is one that a token can be chosen with.
-    ///
-    /// # Errors
-    /// [`SubmitError::Invalid`] names the setting that is not.
-    pub fn check(&self) -> Result<(), SubmitError> {
+    /// The most that is added to a logit or subtracted from it (OpenAI API).
+    pub const MAX_BIAS: f32 = 100.0;
+
+    fn check(&self) -> Result<(), SubmitError> {
+        let bias = -Self::MAX_BIAS..=Self::MAX_BIAS;
         let numbers = [
-            ("temperature", self.temperature, 0.0..=f32::MAX, "0 or more"),
-            ("top_p", self.top_p, 0.0..=1.0, "between 0 and 1"),
-            ("min_p", self.min_p, 0.0..=1.0, "between 0 and 1"),
-            ("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE..=f32::MAX, "above 0"),
-            ("presence_penalty", self.presence_penalty, f32::MIN..=f32::MAX, "a finite number"),
-            ("frequency_penalty", self.frequency_penalty, f32::MIN..=f32::MAX, "a finite number"),
+            ("temperature", self.temperature, 0.0..=f32::MAX),
+            ("top_p", self.top_p, 0.0..=1.0),
+            ("min_p", self.min_p, 0.0..=1.0),
+            ("repetition_penalty", self.repetition_penalty, 0.01..=100.0),
+            ("presence_penalty", self.presence_penalty, bias.clone()),
+            ("frequency_penalty", self.frequency_penalty, bias.clone()),
         ];
-        for (name, number, range, rule) in numbers {
+        for (name, number, range) in numbers {
             if !range.contains(&number) {
-                return Err(SubmitError::Invalid(format!("{name} is {number}: it must be {rule}")));
+                return Err(SubmitError::invalid(name, format!("is {number}: it must be {}", in_words(&range))));
             }
         }
-        match self.logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
-            Some((id, bias)) => {
-                Err(SubmitError::Invalid(format!("the logit bias of token {id} is {bias}: it must be a finite number")))
-            }
+        match self.logit_bias.iter().find(|(_, number)| !bias.contains(number)) {
+            Some((id, number)) => Err(SubmitError::invalid(
+                "logit_bias",
+                format!("adds {number} to token {id}: it must be {}", in_words(&bias)),
+            )),
             None => Ok(()),
         }
     }
+}
+
+fn in_words(range: &RangeInclusive<f32>) -> String {
+    let (low, high) = (range.start(), range.end());
+    if *high == f32::MAX { format!("{low} or more") } else { format!("between {low} and {high}") }
 }
 
 impl Default for Sampling {
@@ -161,9 +211,6 @@ pub enum Flow {
     Cancel,
 }
 
-/// Receives the events of one request on the engine's thread; it must not block.
-pub type Sink = Box<dyn FnMut(Event) -> Flow + Send>;
-
 /// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -186,13 +233,24 @@ pub enum SubmitError {
         /// Tokens that fit, prompt and answer together.
         context_length: usize,
     },
-    /// The request makes no sense.
-    #[error("{0}")]
-    Invalid(String),
+    /// A part of the request makes no sense.
+    #[error("{setting} {problem}")]
+    Invalid {
+        /// The field of [`GenerationRequest`] or [`Sampling`].
+        setting: &'static str,
+        /// What is wrong with it, and what would not be.
+        problem: String,
+    },
     /// The queue is full.
     #[error("the queue of waiting requests is full: try again later")]
     QueueFull,
     /// The engine has been shut down.
     #[error("the engine is shutting down")]
     ShuttingDown,
+}
+
+impl SubmitError {
+    pub(crate) fn invalid(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid { setting, problem: problem.into() }
+    }
 }

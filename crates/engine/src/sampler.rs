@@ -90,12 +90,26 @@ impl Sampler {
 
     fn draw(&mut self, logits: &[f32], position: usize) -> u32 {
         let best = argmax(logits);
-        let settings = &self.settings;
-        if settings.temperature == 0.0 || settings.top_k == 1 {
+        if self.settings.temperature == 0.0 || self.settings.top_k == 1 {
             return best as u32;
         }
-        let largest = logits[best];
-        let candidates = &mut self.candidates;
+        self.keep(logits, logits[best]);
+        let candidates = &self.candidates;
+        let kept: f64 = candidates.iter().fold(0.0, |sum, candidate| sum + f64::from(candidate.weight));
+        let target = random::uniform(self.settings.seed, TOKEN_STREAM, position as u64) * kept;
+        let mut sum = 0.0f64;
+        for candidate in candidates {
+            sum += f64::from(candidate.weight);
+            if sum > target {
+                return candidate.id;
+            }
+        }
+        candidates.last().map_or(best as u32, |candidate| candidate.id)
+    }
+
+    /// Makes `candidates` the tokens that the filters keep, the most probable first.
+    fn keep(&mut self, logits: &[f32], largest: f32) {
+        let Self { settings, candidates, .. } = self;
         candidates.clear();
         candidates.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate {
             id: id as u32,
@@ -108,15 +122,15 @@ impl Sampler {
             candidates.sort_unstable_by_key(|candidate| candidate.id);
         }
         let mut total = 0.0f64;
-        for candidate in &mut *candidates {
+        for candidate in candidates.iter_mut() {
             // The difference first: a tiny temperature makes it −∞, and never ∞ − ∞.
             let difference = candidate.logit - largest;
-            candidate.weight = if difference == 0.0 { 1.0 } else { math::exp(difference / settings.temperature) };
+            let is_largest = candidate.logit == largest;
+            candidate.weight = if is_largest { 1.0 } else { math::exp(difference / settings.temperature) };
             total += f64::from(candidate.weight);
         }
         // The most probable one has weight 1, so this is the share of it; what has no weight is never drawn.
-        let least = settings.min_p.min(1.0);
-        candidates.retain(|candidate| candidate.weight > 0.0 && candidate.weight >= least);
+        candidates.retain(|candidate| candidate.weight > 0.0 && candidate.weight >= settings.min_p);
         candidates.sort_unstable_by(rank);
         if settings.top_p < 1.0 {
             let wanted = f64::from(settings.top_p) * total;
@@ -127,17 +141,13 @@ impl Sampler {
             });
             candidates.truncate(reached.map_or(candidates.len(), |index| index + 1));
         }
-        let kept: f64 = candidates.iter().fold(0.0, |sum, candidate| sum + f64::from(candidate.weight));
-        let target = random::uniform(settings.seed, TOKEN_STREAM, position as u64) * kept;
-        let mut sum = 0.0f64;
-        for candidate in &*candidates {
-            sum += f64::from(candidate.weight);
-            if sum > target {
-                return candidate.id;
-            }
-        }
-        candidates.last().map_or(best as u32, |candidate| candidate.id)
     }
+}
+
+/// Whether none of the logits is NaN or infinite.
+pub(crate) fn are_finite(logits: &[f32]) -> bool {
+    // Not by `all`, which could stop early and so keeps the compiler from taking many at once.
+    logits.iter().fold(true, |finite, logit| finite & logit.is_finite())
 }
 
 /// The index of the largest logit, the lowest of equals.
@@ -172,6 +182,7 @@ pub(crate) fn log_probabilities(vector: VectorKernels, logits: &[f32], chosen: u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chance::Chance;
 
     const LOGITS: [f32; 6] = [1.0, 3.0, 2.0, 3.0, -1.0, 0.0];
 
@@ -207,6 +218,110 @@ mod tests {
         for (name, settings, expected) in cases {
             assert_eq!(draws(&settings, &LOGITS).into_iter().collect::<Vec<_>>(), expected, "{name}");
         }
+    }
+
+    fn any_settings(chance: &mut Chance) -> Sampling {
+        Sampling {
+            temperature: chance.one_of(&[0.0, 1e-3, 0.3, 1.0, 1.0, 1.7]),
+            top_k: chance.one_of(&[0, 0, 1, 3, 10, 100]),
+            top_p: chance.one_of(&[0.0, 0.5, 0.9, 1.0, 1.0]),
+            min_p: chance.one_of(&[0.0, 0.0, 0.05, 0.5, 1.0]),
+            repetition_penalty: chance.one_of(&[1.0, 1.0, 0.7, 1.3]),
+            presence_penalty: chance.one_of(&[0.0, 0.5, -1.0]),
+            frequency_penalty: chance.one_of(&[0.0, 0.25]),
+            logit_bias: chance.one_of(&[&[][..], &[(0, -100.0)], &[(0, 1.5), (2, -0.5)]]).to_vec(),
+            seed: chance.below(1 << 20) as u64,
+        }
+    }
+
+    /// In steps of a quarter, so that some are equal, or of whatever size.
+    fn any_logits(chance: &mut Chance, vocabulary: usize) -> Vec<f32> {
+        let steps = chance.one_of(&[32, 1 << 20]);
+        (0..vocabulary).map(|_| chance.below(steps + 1) as f32 * (8.0 / steps as f32) - 4.0).collect()
+    }
+
+    /// Probabilities of the tokens kept, the most probable first, from the definition in `docs/numerics.md`, and whether a
+    /// number is so close to a filter's edge that rounding may decide.
+    fn by_definition(settings: &Sampling, prompt: &[u32], answer: &[u32], logits: &[f32]) -> (Vec<(u32, f64)>, bool) {
+        let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        for (id, logit) in &mut tokens {
+            let count = answer.iter().filter(|seen| *seen == id).count();
+            if count > 0 || prompt.contains(id) {
+                let penalty = settings.repetition_penalty;
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+            if count > 0 {
+                *logit -= settings.presence_penalty + settings.frequency_penalty * count as f32;
+            }
+            *logit += settings.logit_bias.iter().find(|(biased, _)| biased == id).map_or(0.0, |(_, bias)| *bias);
+        }
+        tokens.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+        let top_k = if settings.temperature == 0.0 { 1 } else { settings.top_k };
+        tokens.truncate(if top_k == 0 { tokens.len() } else { top_k });
+        let exponent = |logit: f32| f64::from(logit - tokens[0].1) / f64::from(settings.temperature);
+        let exponents: Vec<f64> =
+            tokens.iter().map(|&(_, logit)| if top_k == 1 { 0.0 } else { exponent(logit) }).collect();
+        let weights: Vec<f64> = exponents.iter().map(|exponent| exponent.exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let (min_p, top_p) = (f64::from(settings.min_p), f64::from(settings.top_p));
+        // From here on exp is 0 in binary32.
+        let zero = -87.33654;
+        let (mut kept, mut sum, mut is_close) = (Vec::new(), 0.0, false);
+        for ((&(id, _), &weight), exponent) in tokens.iter().zip(&weights).zip(exponents) {
+            let reached = top_p < 1.0 && !kept.is_empty() && sum >= top_p * total;
+            is_close |= (weight != min_p && (weight - min_p).abs() < 1e-5 * min_p)
+                || (exponent - zero).abs() < 1e-3
+                || (top_p < 1.0 && (sum - top_p * total).abs() < 1e-5 * total && sum > 0.0);
+            if weight >= min_p && exponent > zero && !reached {
+                kept.push((id, weight));
+                sum += weight;
+            }
+        }
+        kept.iter_mut().for_each(|(_, weight)| *weight /= sum);
+        (kept, is_close)
+    }
+
+    #[test]
+    fn what_is_chosen_is_what_the_definition_says() {
+        let (mut compared, mut left_out) = (0, 0);
+        for seed in 0..600 {
+            let mut chance = Chance::new(seed);
+            let vocabulary = 1 + chance.below(40);
+            let settings = any_settings(&mut chance);
+            let prompt: Vec<u32> = (0..chance.below(6)).map(|_| chance.below(vocabulary) as u32).collect();
+            let mut sampler = Sampler::new(settings.clone(), &prompt);
+            let mut answer = Vec::new();
+            for position in 0..20 {
+                let logits = any_logits(&mut chance, vocabulary);
+                let (expected, is_close) = by_definition(&settings, &prompt, &answer, &logits);
+                let chosen = sampler.choose(&logits, position);
+                answer.push(chosen);
+                let uniform = random::uniform(settings.seed, TOKEN_STREAM, position as u64);
+                let ends = expected.iter().scan(0.0, |sum, (_, probability)| {
+                    *sum += probability;
+                    Some(*sum)
+                });
+                let ends: Vec<f64> = ends.collect();
+                if is_close || ends.iter().any(|end| (end - uniform).abs() < 1e-5) {
+                    left_out += 1;
+                    continue;
+                }
+                compared += 1;
+                let drawn = ends.iter().position(|&end| end > uniform).unwrap();
+                assert_eq!(chosen, expected[drawn].0, "seed {seed}, position {position}, {settings:?}");
+                if settings.temperature == 0.0 || settings.top_k == 1 {
+                    continue;
+                }
+                let kept: f64 = sampler.candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
+                assert_eq!(sampler.candidates.len(), expected.len(), "seed {seed}, position {position}, {settings:?}");
+                for (candidate, &(id, probability)) in sampler.candidates.iter().zip(&expected) {
+                    let found = f64::from(candidate.weight) / kept;
+                    assert_eq!(candidate.id, id, "seed {seed}, position {position}, {settings:?}");
+                    assert!((found / probability - 1.0).abs() < 1e-4, "{found} for {probability}: {settings:?}");
+                }
+            }
+        }
+        assert!(compared > 100 * left_out, "{compared} compared, {left_out} left out");
     }
 
     #[test]

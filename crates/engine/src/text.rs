@@ -58,7 +58,7 @@ impl TextModel {
         let template = self.template.as_ref().ok_or(Error::NoTemplate)?;
         let input = ChatInput { messages, tools, add_generation_prompt: true, extra, now: i64::try_from(now).ok() };
         let rendered = template.render(&input)?;
-        let mut ids = self.tokenizer.encode_with_breaks(&rendered.text, &rendered.breaks)?;
+        let mut ids = self.tokenizer.encode_rendered(&rendered.text, &rendered.tokens)?;
         if let Some(bos) = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos())
             && ids.first() != Some(&bos)
         {

@@ -5,11 +5,11 @@
 //! `json.dumps` does), but on a budget of instructions and bytes, without files, and without a clock.
 //!
 //! What users write stays text. A special token spelled out inside a message must not become that token, or a message
-//! could end its own turn and speak as the system. [`RenderedPrompt::breaks`] holds the positions that no special token
-//! may span when the prompt is tokenised; see [`ChatTemplate::render`].
+//! could end its own turn and speak as the system. So no text is a special token but what the template has written itself:
+//! [`RenderedPrompt::tokens`] says where; see [`ChatTemplate::render`].
 
-mod breaks;
 mod environment;
+mod marks;
 mod methods;
 mod operators;
 mod python;
@@ -17,12 +17,13 @@ mod rewrite;
 mod time;
 
 use crate::error::{Error, Result, shown};
-use breaks::{Converter, SpecialTokens};
+use marks::{Author, Converter, SpecialTokens};
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
 /// The longest template. The longest known one has 17 kB. The nesting of long chains (`a|f|f|f…`) grows with it, and
 /// with that the stack; and the time to compile some chains with its square.
@@ -80,9 +81,9 @@ pub struct ChatInput<'a> {
 pub struct RenderedPrompt {
     /// The prompt.
     pub text: String,
-    /// Byte offsets into `text`, ascending: a special token whose text would cover both the byte before and the byte at
-    /// one of these is not that token but ordinary text.
-    pub breaks: Vec<usize>,
+    /// Ranges of bytes in `text`, ascending and apart: where the template has written special tokens. Anywhere else the
+    /// text of one is ordinary text.
+    pub tokens: Vec<Range<usize>>,
 }
 
 /// A compiled chat template. It renders from any number of threads.
@@ -117,31 +118,36 @@ impl ChatTemplate {
                 remedy: "Give a shorter template",
             });
         }
-        let environment = on_own_stack(move || {
-            let mut environment = environment::new();
-            environment.set_recursion_limit(RECURSION_MAX);
-            match environment::prepared(source).and_then(|source| environment.add_template_owned(NAME, source)) {
-                Ok(()) => Ok(environment),
-                Err(error) => Err(template_error(&error)),
-            }
-        })?;
         let SpecialTexts { bos, eos, pad, unk, all } = special;
         let named: Vec<_> = [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)]
             .into_iter()
             .filter_map(|(name, text)| Some((name, text?)))
             .collect();
         let names: Vec<String> = named.iter().map(|(_, text)| text.clone()).collect();
-        let special = SpecialTokens::new(&names, &all);
+        let mut special = SpecialTokens::new(&names, &all);
+        let (environment, strings) = on_own_stack(|| {
+            let mut environment = environment::new();
+            environment.set_recursion_limit(RECURSION_MAX);
+            let added = environment::prepared(source, &special).and_then(|(source, strings)| {
+                environment.add_template_owned(NAME, source)?;
+                Ok(strings)
+            });
+            added.map(|strings| (environment, strings)).map_err(|error| template_error(&error))
+        })?;
+        special.note_strings(strings);
         Ok(Self { environment, special, named })
     }
 
     /// Renders a conversation.
     ///
-    /// Every special token spelled out in the input is broken: in all strings and keys of messages, tools and `extra`,
-    /// also where it could only be completed by what the template puts behind. One exception: an assistant's `content`
-    /// keeps the markers of its own reasoning and tool calls (texts with `think`, `reason` or `tool call` in their
-    /// letters, never bos, eos, pad or unk), because templates split on them and the model wrote them as tokens.
-    /// A special token of a single character cannot be broken.
+    /// A special token counts where the template's source spells it out, in the text around its tags or in one string;
+    /// where it prints `bos_token` and its like; and where it writes the beginning of one, which the name of a well-known
+    /// role goes on with (`'<|' + message.role + '|>'`), or a string of its own that is no word (`'<|user' + suffix`). Nothing of messages, tools and `extra` counts, whatever the
+    /// template does with it, but for one exception: an assistant's `content` keeps the markers of its own reasoning and
+    /// tool calls (texts with `think`, `reason` or `tool call` in their letters, never bos, eos, pad or unk), because
+    /// templates split on them and the model wrote them as tokens.
+    ///
+    /// To the template, a token that it spells out is not equal to the same text from a user.
     ///
     /// # Errors
     /// [`Error::ChatRefused`] when the template itself refuses the conversation, [`Error::ChatInput`] when the input
@@ -164,7 +170,7 @@ impl ChatTemplate {
         };
         variables.insert("tools".into(), tools);
         for (name, text) in &self.named {
-            variables.insert((*name).into(), Value::from(text.as_str()));
+            variables.insert((*name).into(), Value::from(self.special.marked(text, Author::Template)));
         }
         for (key, value) in input.extra {
             variables.insert(key.clone(), converter.value(value));
@@ -181,7 +187,7 @@ impl ChatTemplate {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
         match on_own_stack(move || run(&environment, variables)) {
-            Ok(text) => Ok(converter.into_prompt(text)),
+            Ok(text) => Ok(converter.into_prompt(&text)),
             Err(Error::ChatRefused { message }) => {
                 Err(Error::ChatRefused { message: shown(&converter.cleaned(&message)) })
             }

@@ -2,9 +2,7 @@
 
 use crate::output;
 use anyhow::{Context as _, Result, bail};
-use freehold_engine::{
-    Engine, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError, TextModel,
-};
+use freehold_engine::{Engine, Event, FinishReason, Finished, Flow, GenerationRequest, SubmitError, TextModel};
 use freehold_formats::SpecialTokens;
 use freehold_gateway::unix_seconds;
 use rustyline::error::ReadlineError;
@@ -14,13 +12,6 @@ use std::sync::{Arc, mpsc};
 
 /// Set by Ctrl-C while an answer is under way.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// How an answer is made.
-pub(crate) struct AnswerOptions {
-    pub(crate) sampling: Sampling,
-    pub(crate) max_tokens: Option<usize>,
-    pub(crate) stop: Vec<String>,
-}
 
 /// A whole answer.
 pub(crate) struct Answer {
@@ -38,22 +29,14 @@ pub(crate) fn prompt(text: &TextModel, messages: &[Value]) -> Result<Vec<u32>> {
     Ok(text.tokenizer().encode_prompt(last, SpecialTokens::AsText)?)
 }
 
-/// Has the engine answer a prompt; `show` gets the text as it comes. Ctrl-C ends the answer.
+/// Has the engine answer a request; `show` gets the text as it comes. Ctrl-C ends the answer.
 pub(crate) fn answer(
     engine: &Engine,
-    prompt: Vec<u32>,
-    options: &AnswerOptions,
+    request: GenerationRequest,
     show: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Answer> {
     INTERRUPTED.store(false, Ordering::Relaxed);
     let (sender, receiver) = mpsc::channel();
-    let request = GenerationRequest {
-        prompt,
-        max_tokens: options.max_tokens,
-        sampling: options.sampling.clone(),
-        stop: options.stop.clone(),
-        logprobs: None,
-    };
     // At most one event per token of the context is ever in this channel.
     let sink = move |event| {
         let last = matches!(event, Event::Finished(_));
@@ -94,12 +77,12 @@ pub(crate) fn catch_interrupts() -> Result<()> {
 
 const COMMANDS: &str = "Ctrl-C stops an answer, Ctrl-D or /exit leaves, /clear begins anew, /help shows this.";
 
-/// A chat: each answer sees all before it.
+/// A chat: each answer sees all before it, and is made by `settings`, whose prompt is not used.
 pub(crate) fn converse(
     engine: &Engine,
     text: &Arc<TextModel>,
     system: Option<&str>,
-    options: &AnswerOptions,
+    settings: &GenerationRequest,
 ) -> Result<()> {
     if text.template().is_none() {
         bail!("this model has no chat template, so it cannot chat: give a PROMPT for it to continue");
@@ -140,8 +123,9 @@ pub(crate) fn converse(
             _ => {}
         }
         messages.push(json!({ "role": "user", "content": line }));
-        let answered =
-            prompt(text, &messages).and_then(|prompt| answer(engine, prompt, options, &mut output::print_part));
+        let answered = prompt(text, &messages).and_then(|prompt| {
+            answer(engine, GenerationRequest { prompt, ..settings.clone() }, &mut output::print_part)
+        });
         match answered {
             Ok(answer) => {
                 output::print_line(match answer.finished.reason {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use crate::commands;
 use crate::models::Opened;
-use crate::output::UsageError;
 
 /// Open AI that you own outright: run, inspect and keep open-weight models on your own machines.
 #[derive(Parser)]
@@ -108,13 +107,8 @@ impl EngineArguments {
         let compute = self.compute.start()?;
         let model = opened.weights(&compute)?;
         let context_length = self.context.map(|context| context as usize);
-        let made_for = model.config().context_length;
-        if let Some(context) = context_length.filter(|&context| context > made_for) {
-            let text = format!(
-                "{} was made for {made_for} tokens, not {context}: give --context at most that",
-                opened.label()
-            );
-            return Err(UsageError(text).into());
+        if let Some(context) = context_length {
+            opened.check_context(&model, context)?;
         }
         let options = EngineOptions { kv_type: self.compute.kv, context_length, ..EngineOptions::default() };
         let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, options)?;

@@ -1,7 +1,7 @@
 //! From a model reference to something that runs.
 
 use crate::home::Home;
-use crate::output;
+use crate::output::{self, UsageError};
 use anyhow::Result;
 use freehold_engine::TextModel;
 use freehold_formats::Checkpoint;
@@ -58,5 +58,16 @@ impl Opened {
         let model = Model::load(&self.checkpoint, compute, &mut |bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         Ok(model)
+    }
+
+    /// Refuses a `--context` that the model was not made for.
+    pub(crate) fn check_context(&self, model: &Model, context: usize) -> Result<()> {
+        let made_for = model.config().context_length;
+        if context > made_for {
+            let text =
+                format!("{} was made for {made_for} tokens, not {context}: give --context at most that", self.label());
+            return Err(UsageError(text).into());
+        }
+        Ok(())
     }
 }

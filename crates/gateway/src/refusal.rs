@@ -150,8 +150,8 @@ impl From<SubmitError> for Refusal {
             SubmitError::ContextLengthExceeded { prompt_tokens, context_length } => {
                 Self::ContextLength { prompt_tokens, context_length }
             }
-            SubmitError::Invalid(message) => {
-                Self::Invalid { param: None, code: Some("invalid_value"), message: message.into() }
+            SubmitError::Invalid { .. } => {
+                Self::Invalid { param: None, code: Some("invalid_value"), message: error.to_string().into() }
             }
             SubmitError::QueueFull => Self::Busy,
             SubmitError::ShuttingDown => Self::ShuttingDown,

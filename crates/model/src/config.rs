@@ -67,7 +67,7 @@ impl Config {
             feed_forward: source.count("feed_forward_length", "intermediate_size", MAX_WIDTH)?,
             vocabulary,
             context_length: source.count("context_length", "max_position_embeddings", MAX_CONTEXT)?,
-            has_head: source.has(Place::Model, "output") && !source.is_tied()?,
+            has_head: source.has_head()?,
         })
     }
 }

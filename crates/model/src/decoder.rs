@@ -101,8 +101,14 @@ impl LayerNorms {
 }
 
 impl Variant {
-    /// A Llama in Hugging Face's form, with the window that the file may name in every layer.
+    /// A Llama in Hugging Face's form.
     pub(crate) fn plain(source: &Source<'_>, config: &Config) -> Result<Self, Error> {
+        let ropes = vec![source.rope(config.head_dim, RopeLayers::All)?];
+        Ok(Self::of(ropes, vec![None; config.layers], config))
+    }
+
+    /// The same with the window that the file may name, in every layer that has one.
+    pub(crate) fn windowed(source: &Source<'_>, config: &Config) -> Result<Self, Error> {
         let ropes = vec![source.rope(config.head_dim, RopeLayers::All)?];
         Ok(Self::of(ropes, source.windows(config.layers, None)?, config))
     }

@@ -4,7 +4,6 @@ use crate::Error;
 use crate::blocks::{GatedUnit, Linear, Step, UnitTensors};
 use crate::notes::Slab;
 use crate::source::{Place, Source};
-use freehold_formats::TensorView;
 use freehold_kernels::{Gate, Matrix, Route, RouteShare, route};
 
 /// The most experts of a layer, and elements of an expert's inside: far above every known model.
@@ -39,16 +38,18 @@ impl ExpertsShape {
     pub(crate) fn load(source: &Source<'_>, inner: usize, share: RouteShare) -> Result<Option<Self>, Error> {
         let count = match source.optional_count("expert_count", "num_local_experts", MAX_EXPERTS)? {
             // What most configurations called it before transformers 5.
-            None if !source.is_gguf() => source.optional_count("expert_count", "num_experts", MAX_EXPERTS)?,
+            None => source.optional_count("expert_count", "num_experts", MAX_EXPERTS)?,
             count => count,
         };
         let Some(count) = count else { return Ok(None) };
-        if let Some(function) = source.optional_count("expert_gating_func", "", usize::MAX)?
-            && ![GATING_SOFTMAX, GATING_SOFTMAX_OF_CHOSEN].contains(&function)
-        {
-            let problem = format!("is {function}, which is no softmax; nothing else is supported");
-            return Err(Error::Parameter { key: "expert_gating_func".to_owned(), problem });
-        }
+        let share = match source.optional_count("expert_gating_func", None, usize::MAX)? {
+            None | Some(GATING_SOFTMAX) => share,
+            Some(GATING_SOFTMAX_OF_CHOSEN) => RouteShare::OfChosen,
+            Some(function) => {
+                let problem = format!("is {function}, which is no softmax; nothing else is supported");
+                return Err(Error::Parameter { key: "expert_gating_func".to_owned(), problem });
+            }
+        };
         let used = source.count("expert_used_count", "num_experts_per_tok", count)?;
         Ok(Some(Self { count, used, inner, share, shared_inner: None, load_units: separate_units }))
     }
@@ -143,29 +144,20 @@ pub(crate) fn fused_units(
     kind: Gate,
 ) -> Result<Vec<GatedUnit>, Error> {
     let ExpertsShape { count, inner, .. } = *shape;
-    let name = |part| format!("model.layers.{layer}.block_sparse_moe.{part}.weight");
-    // (rows, columns) of the matrices that follow each other in a tensor.
-    let linears = |tensor: &TensorView<'_>, matrices: usize, (rows, cols): (usize, usize)| {
-        let bytes = tensor.bytes.chunks_exact(tensor.bytes.len() / matrices);
-        let linear = |bytes| Ok(Linear { matrix: source.pack(tensor, rows, cols, bytes)?, bias: None });
-        bytes.map(linear).collect::<Result<Vec<_>, Error>>()
-    };
-    let both = source.require(&name("input_linear"), &[count, 2 * inner, width])?;
-    for (half, gguf) in ["ffn_gate_exps", "ffn_up_exps"].into_iter().enumerate() {
-        source.note(Place::Layer(layer), gguf, "weight", vec![count, inner, width], || {
-            (0..count).map(|expert| Slab::rows(both, (2 * expert + half) * inner, inner, width)).collect()
+    let name = |part: &str| format!("model.layers.{layer}.block_sparse_moe.{part}.weight");
+    // Of the `of` matrices of each expert that lie one below the other, that of number `index`.
+    let linears = |gguf: &str, part: &str, rows: usize, cols: usize, index: usize, of: usize| {
+        let tensor = source.require(&name(part), &[count, of * rows, cols])?;
+        source.note(Place::Layer(layer), gguf, "weight", vec![count, rows, cols], || {
+            (0..count).map(|expert| Slab::rows(tensor, (expert * of + index) * rows, rows, cols)).collect()
         });
-    }
-    let gate_up = linears(&both, 2 * count, (inner, width))?;
-    let down = source.require(&name("output_linear"), &[count, width, inner])?;
-    source.note(Place::Layer(layer), "ffn_down_exps", "weight", vec![count, width, inner], || {
-        vec![Slab::rows(down, 0, count * width, inner)]
-    });
-    let downs = linears(&down, count, (width, inner))?;
-    let (mut gates, mut ups) = (Vec::new(), Vec::new());
-    for (index, linear) in gate_up.into_iter().enumerate() {
-        if index % 2 == 0 { gates.push(linear) } else { ups.push(linear) }
-    }
+        let matrices = tensor.bytes.chunks_exact(tensor.bytes.len() / (count * of)).skip(index).step_by(of);
+        let matrices = matrices.map(|bytes| source.pack(&tensor, rows, cols, bytes)).collect::<Result<_, Error>>()?;
+        Ok::<_, Error>(with_biases(matrices, None))
+    };
+    let gates = linears("ffn_gate_exps", "input_linear", inner, width, 0, 2)?;
+    let ups = linears("ffn_up_exps", "input_linear", inner, width, 1, 2)?;
+    let downs = linears("ffn_down_exps", "output_linear", width, inner, 0, 1)?;
     Ok(units(gates, ups, downs, kind))
 }
 

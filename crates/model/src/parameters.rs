@@ -1,7 +1,7 @@
 //! A checkpoint's hyper-parameters for all architectures, under GGUF's and Hugging Face's keys.
 
 use crate::Error;
-use crate::source::Source;
+use crate::source::{Place, Source};
 use freehold_formats::{Array, Checkpoint, RopeLayers, RopeParameters, RopeScaling as Scaling, Value};
 use freehold_kernels::{RopeFrequencies, RopeScaling};
 
@@ -19,33 +19,42 @@ impl Source<'_> {
         Ok(format!("{}.{key}", self.architecture()?))
     }
 
-    /// Notes a parameter under GGUF's key of it, where a GGUF file is to be written. GGUF has none for an empty key.
-    pub(crate) fn note_key(&self, key: &str, value: impl FnOnce() -> Value) {
-        if let Some(notes) = self.notes.as_ref().filter(|_| !key.is_empty()) {
+    /// Notes a parameter under GGUF's key of it, where a GGUF file is to be written. `None` is what GGUF has no key for.
+    pub(crate) fn note_key<'k>(&self, key: impl Into<Option<&'k str>>, value: impl FnOnce() -> Value) {
+        if let (Some(notes), Some(key)) = (&self.notes, key.into()) {
             notes.borrow_mut().key(key, value());
         }
     }
 
     /// The same for a count. Whoever reads GGUF expects 32 bits of one.
-    pub(crate) fn note_count(&self, key: &str, count: usize) -> Result<(), Error> {
-        if self.notes.is_none() {
-            return Ok(());
-        }
+    pub(crate) fn note_count<'k>(&self, key: impl Into<Option<&'k str>>, count: usize) -> Result<(), Error> {
+        let Some(key) = key.into().filter(|_| self.notes.is_some()) else { return Ok(()) };
         let problem = || Error::Parameter { key: key.to_owned(), problem: format!("is {count}, beyond 32 bits") };
         let count = u32::try_from(count).map_err(|_| problem())?;
         self.note_key(key, || Value::U32(count));
         Ok(())
     }
 
+    /// The full key of a parameter in this file, of GGUF's and Hugging Face's names for it; `None` where its form has none.
+    fn key(&self, gguf: Option<&str>, hf: Option<&str>) -> Result<Option<String>, Error> {
+        match self.checkpoint {
+            Checkpoint::Gguf(_) => gguf.map(|key| self.gguf_key(key)).transpose(),
+            Checkpoint::HuggingFace(_) => Ok(hf.map(str::to_owned)),
+        }
+    }
+
     /// A count between 1 and `max`, under GGUF's and Hugging Face's name for it; `None` where it is absent.
-    pub(crate) fn optional_count(&self, gguf: &str, hf: &str, max: usize) -> Result<Option<usize>, Error> {
-        let (key, value) = match self.checkpoint {
-            Checkpoint::Gguf(file) => {
-                let key = self.gguf_key(gguf)?;
-                let value = file.metadata().optional_u64(&key)?;
-                (key, value)
-            }
-            Checkpoint::HuggingFace(folder) => (hf.to_owned(), folder.config().optional_u64(hf)?),
+    pub(crate) fn optional_count<'k>(
+        &self,
+        gguf: impl Into<Option<&'k str>>,
+        hf: impl Into<Option<&'k str>>,
+        max: usize,
+    ) -> Result<Option<usize>, Error> {
+        let gguf = gguf.into();
+        let Some(key) = self.key(gguf, hf.into())? else { return Ok(None) };
+        let value = match self.checkpoint {
+            Checkpoint::Gguf(file) => file.metadata().optional_u64(&key)?,
+            Checkpoint::HuggingFace(folder) => folder.config().optional_u64(&key)?,
         };
         match value.map(usize::try_from) {
             None => Ok(None),
@@ -82,21 +91,23 @@ impl Source<'_> {
         Err(Error::Parameter { key, problem: format!("is {value}, not a small positive number") })
     }
 
-    /// A number above 0, under GGUF's and Hugging Face's name for it; `None` where it is absent.
-    pub(crate) fn optional_number(&self, gguf: &str, hf: &str) -> Result<Option<f32>, Error> {
-        let (key, value) = match self.checkpoint {
-            Checkpoint::Gguf(file) => {
-                let key = self.gguf_key(gguf)?;
-                let value = file.metadata().optional_f32(&key)?;
-                (key, value)
-            }
-            Checkpoint::HuggingFace(folder) => {
-                (hf.to_owned(), folder.config().optional_f64(hf)?.map(|value| value as f32))
-            }
+    /// A number above 0, under GGUF's and Hugging Face's name for it; `None` where it is absent. It is no subnormal one, whose
+    /// reciprocal could be infinite.
+    pub(crate) fn optional_number<'k>(
+        &self,
+        gguf: impl Into<Option<&'k str>>,
+        hf: impl Into<Option<&'k str>>,
+    ) -> Result<Option<f32>, Error> {
+        let gguf = gguf.into();
+        let Some(key) = self.key(gguf, hf.into())? else { return Ok(None) };
+        let value = match self.checkpoint {
+            Checkpoint::Gguf(file) => file.metadata().optional_f32(&key)?,
+            Checkpoint::HuggingFace(folder) => folder.config().optional_f64(&key)?.map(|value| value as f32),
         };
         match value {
-            Some(value) if !(value > 0.0 && value.is_finite()) => {
-                Err(Error::Parameter { key, problem: format!("is {value}, not a number above 0") })
+            Some(value) if !(value > 0.0 && value.is_normal()) => {
+                let problem = format!("is {value}, not a number above 0 that can be divided by");
+                Err(Error::Parameter { key, problem })
             }
             Some(value) => {
                 self.note_key(gguf, || Value::F32(value));
@@ -157,7 +168,9 @@ impl Source<'_> {
                         let problem = format!("is no list of {layers} truths, one per layer");
                         Err(Error::Parameter { key, problem })
                     }
-                    Some(_) => Ok(spread(window, Some(self.count("attention.sliding_window_pattern", "", layers)?))),
+                    Some(_) => {
+                        Ok(spread(window, self.optional_count("attention.sliding_window_pattern", None, 1 << 10)?))
+                    }
                     None => Ok(spread(window, full_every)),
                 }
             }
@@ -181,8 +194,7 @@ impl Source<'_> {
         layers: usize,
         spread: impl FnOnce(usize, Option<usize>) -> Vec<Option<usize>>,
     ) -> Result<Vec<Option<usize>>, Error> {
-        let enabled = config.optional_bool("use_sliding_window")?.unwrap_or(true);
-        let window = config.optional_u64("sliding_window")?.filter(|&window| enabled && window > 0);
+        let window = config.optional_u64("sliding_window")?.filter(|&window| window > 0);
         let window = window.map(|window| usize::try_from(window).unwrap_or(usize::MAX));
         if let Some(types) = config.get("layer_types") {
             return windows_of_types(types, layers, window);
@@ -192,7 +204,7 @@ impl Source<'_> {
             // Before `layer_types`, qwen2 and qwen3 had full attention below `max_window_layers`.
             return Ok((0..layers).map(|layer| (layer as u64 >= full).then_some(window)).collect());
         }
-        Ok(spread(window, self.optional_count("", "sliding_window_pattern", 1 << 10)?))
+        Ok(spread(window, self.optional_count(None, "sliding_window_pattern", 1 << 10)?))
     }
 
     /// Which layers rotate q and k, by SmolLM3's settings. GGUF files have none: there all but every fourth do.
@@ -201,7 +213,7 @@ impl Source<'_> {
             return Ok((1..=layers).map(|layer| !layer.is_multiple_of(4)).collect());
         };
         let Some(list) = folder.config().get("no_rope_layers") else {
-            let interval = self.optional_count("", "no_rope_layer_interval", 1 << 10)?.unwrap_or(4);
+            let interval = self.optional_count(None, "no_rope_layer_interval", 1 << 10)?.unwrap_or(4);
             return Ok((1..=layers).map(|layer| !layer.is_multiple_of(interval)).collect());
         };
         // The name says the opposite of what the entries mean.
@@ -296,7 +308,7 @@ impl Source<'_> {
         let short = self.require("rope_factors_short.weight", &[pairs])?;
         let original = file.metadata().u64(&self.gguf_key("rope.scaling.original_context_length")?)?;
         let factors = if self.reaches_beyond(original)? { long } else { short };
-        let attention_factor = self.optional_number("rope.scaling.attn_factor", "")?;
+        let attention_factor = self.optional_number("rope.scaling.attn_factor", None)?;
         Ok(Some(RopeScaling::LongRope {
             factors: self.numbers(&factors, &[pairs])?,
             factor: 1.0,
@@ -361,14 +373,13 @@ impl Source<'_> {
         })
     }
 
-    /// Whether the configuration says that the embedding is the output head. GGUF says it by leaving the head out.
-    pub(crate) fn is_tied(&self) -> Result<bool, Error> {
-        match self.checkpoint {
-            Checkpoint::Gguf(_) => Ok(false),
-            Checkpoint::HuggingFace(folder) => {
-                Ok(folder.config().optional_bool("tie_word_embeddings")?.unwrap_or(false))
-            }
-        }
+    /// Whether the output head has weights of its own; otherwise the embedding serves. GGUF says it by leaving the head out,
+    /// as llama.cpp reads it. Where a configuration ties them, transformers still takes a head that is in the file and is
+    /// another one.
+    pub(crate) fn has_head(&self) -> Result<bool, Error> {
+        let Checkpoint::HuggingFace(folder) = self.checkpoint else { return Ok(self.has(Place::Model, "output")) };
+        let tied = folder.config().optional_bool("tie_word_embeddings")?.unwrap_or(self.conventions.tied);
+        Ok(!tied || self.differ(Place::Model, "output", "token_embd"))
     }
 }
 
@@ -386,6 +397,10 @@ fn windows_of_types(
     let of_type = |kind: &serde_json::Value| match (kind.as_str(), window) {
         (Some("full_attention"), _) => Ok(None),
         (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
+        (Some("sliding_attention"), None) => Err(Error::Parameter {
+            key: "sliding_window".to_owned(),
+            problem: "is missing, and `layer_types` has layers with a window".to_owned(),
+        }),
         _ => Err(bad("has an entry that is not supported".to_owned())),
     };
     types.iter().map(of_type).collect()

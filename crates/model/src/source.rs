@@ -51,10 +51,14 @@ pub(crate) struct Conventions {
     pub(crate) names: &'static [(&'static str, &'static str)],
     /// Norms hold their weights less 1; GGUF files hold them whole.
     pub(crate) norms_less_one: bool,
+    /// The embedding is the output head where the configuration does not say: the default of the architecture's class in
+    /// transformers.
+    pub(crate) tied: bool,
 }
 
 impl Conventions {
-    pub(crate) const LLAMA: Self = Self { names: &[], norms_less_one: false };
+    pub(crate) const LLAMA: Self = Self { names: &[], norms_less_one: false, tied: false };
+    pub(crate) const GEMMA: Self = Self { norms_less_one: true, tied: true, ..Self::LLAMA };
 }
 
 /// A checkpoint being loaded.
@@ -214,6 +218,13 @@ impl<'a> Source<'a> {
     /// Whether the file has this weight.
     pub(crate) fn has(&self, place: Place, name: &str) -> bool {
         self.checkpoint.tensor(&self.name(place, name, "weight")).is_some()
+    }
+
+    /// Whether the file has both weights and they are not the same.
+    pub(crate) fn differ(&self, place: Place, name: &str, other: &str) -> bool {
+        let weight = |name| self.checkpoint.tensor(&self.name(place, name, "weight"));
+        let (Some(one), Some(other)) = (weight(name), weight(other)) else { return false };
+        (one.dtype, one.shape, one.bytes) != (other.dtype, other.shape, other.bytes)
     }
 
     /// The rows of a weight matrix, before its shape is known.

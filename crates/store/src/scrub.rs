@@ -110,7 +110,8 @@ impl Ingest<'_> {
     /// the next clean-up. Nothing happens if it is found whole, or is not there.
     ///
     /// # Errors
-    /// Cancelled by `progress`, which hears the bytes hashed; I/O.
+    /// The blob cannot be read, and then it stays: that may pass, and proves nothing about its bytes. Cancelled by
+    /// `progress`, which hears the bytes hashed; I/O.
     pub fn set_aside(
         &self,
         digest: &Digest,
@@ -121,7 +122,7 @@ impl Ingest<'_> {
         let _lock = lock::exclusive_with(&lock, &mut || progress(0))?;
         match self.store.verify_blob(digest, progress) {
             Ok(_) | Err(StoreError::MissingBlob { .. }) => {}
-            Err(StoreError::Damaged { .. } | StoreError::Io { .. }) => self.store.move_aside(digest)?,
+            Err(StoreError::Damaged { .. }) => self.store.move_aside(digest)?,
             Err(error) => return Err(error),
         }
         disk::remove_file(&lock)

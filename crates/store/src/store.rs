@@ -25,6 +25,10 @@ const WALKED_MEDIA_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 
+/// What to do when it is not known any more which models there are.
+const BEGIN_ANEW: &str = "restore it, or remove it and `oci-layout` beside it to begin with an empty store: models \
+    that are pulled again then take what is there of their files";
+
 /// A store on disk.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -66,7 +70,7 @@ impl Store {
     /// Opens the store at `root` and creates it if there is none.
     ///
     /// # Errors
-    /// The directory cannot be written, or belongs to a layout of another version.
+    /// The directory cannot be written, belongs to a layout of another version, or has lost its index.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let store = Self { root: root.into() };
         for directory in
@@ -75,12 +79,13 @@ impl Store {
             disk::create_directory(&directory)?;
         }
         let marker = store.root.join("oci-layout");
-        if !marker.exists() || !store.index_path().exists() {
+        if !exists(&marker)? {
             let _lock = lock::exclusive(&store.index_lock())?;
-            if !store.index_path().exists() {
+            // In this order, so that what is marked as a store has had an index.
+            if !exists(&store.index_path())? {
                 write_index(&store, &Index::empty())?;
             }
-            if !marker.exists() {
+            if !exists(&marker)? {
                 let layout = LayoutMarker { image_layout_version: LAYOUT_VERSION.to_owned() };
                 replace(&marker, &store.ingest_directory().join("oci-layout-new"), &to_json(&layout))?;
             }
@@ -90,6 +95,13 @@ impl Store {
             .map_err(|error| malformed(format!("as an OCI layout marker: {error}")))?;
         if !layout.image_layout_version.starts_with("1.") {
             return Err(malformed("it is of an OCI layout other than 1; use a newer Freehold".to_owned()));
+        }
+        // An empty index in its place would have the next clean-up delete every model.
+        if !exists(&store.index_path())? {
+            return Err(StoreError::Malformed {
+                path: store.index_path(),
+                reason: format!("it is gone; {BEGIN_ANEW}"),
+            });
         }
         Ok(store)
     }
@@ -246,7 +258,7 @@ impl Store {
     /// Deletes nothing while a pull or a scrub runs.
     ///
     /// # Errors
-    /// A manifest cannot be read, so that it is unknown what it needs; I/O.
+    /// A manifest cannot be read, or is lost, so that it is unknown what it needs; I/O.
     pub fn clean(&self) -> Result<Freed, StoreError> {
         let _index_lock = lock::exclusive(&self.index_lock())?;
         let Some(_use_lock) = lock::try_exclusive(&self.use_lock())? else {
@@ -323,8 +335,8 @@ impl Store {
         let path = self.index_path();
         let bytes = read_limited(&path, INDEX_LIMIT_BYTES)?;
         let malformed = |reason| StoreError::Malformed { path: path.clone(), reason };
-        let index: Index =
-            serde_json::from_slice(&bytes).map_err(|error| malformed(format!("as the store's index: {error}")))?;
+        let index: Index = serde_json::from_slice(&bytes)
+            .map_err(|error| malformed(format!("as the store's index: {error}; {BEGIN_ANEW}")))?;
         if index.schema_version != 2 {
             return Err(malformed(format!("schemaVersion is {}, not 2", index.schema_version)));
         }
@@ -403,15 +415,19 @@ impl Store {
         Ok(reachable)
     }
 
-    /// Adds a descriptor's blob and all that follow from it. Manifests of other tools count as well. One that cannot be
-    /// read does not keep the others from being walked.
+    /// Adds the blob of an entry of the index and all that follow from it. Manifests of other tools count as well. One
+    /// that cannot be read does not keep the others from being walked. Those that an index of another tool names need
+    /// not be there: it may hold one platform of several.
     pub(crate) fn reach(&self, first: &Descriptor, reachable: &mut BTreeSet<Digest>) -> Result<(), StoreError> {
+        let is_walked = |descriptor: &Descriptor| WALKED_MEDIA_TYPES.contains(&descriptor.media_type.as_str());
         let mut result = Ok(());
+        if is_walked(first) && !self.has(&first.digest) {
+            result = Err(StoreError::MissingBlob { digest: first.digest, needed_by: first.label() });
+        }
         let mut open = vec![first.clone()];
         while let Some(descriptor) = open.pop() {
             let new = reachable.insert(descriptor.digest);
-            let walked = WALKED_MEDIA_TYPES.contains(&descriptor.media_type.as_str());
-            if !new || !walked || !self.has(&descriptor.digest) {
+            if !new || !is_walked(&descriptor) || !self.has(&descriptor.digest) {
                 continue;
             }
             match self.targets(&descriptor) {
@@ -442,6 +458,11 @@ impl Store {
         }
         Ok(descriptors)
     }
+}
+
+/// Whether there is something at the path. That this cannot be told is no "no".
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(io_error("read", path))
 }
 
 /// Replaces index.json; the caller holds the index lock.

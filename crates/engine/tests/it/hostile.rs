@@ -1,7 +1,7 @@
 //! Small files that ask for much.
 
-use crate::TINY;
-use freehold_engine::{Engine, EngineOptions, StartError, TextModel, evaluate, perplexity};
+use crate::{TINY, overflowing};
+use freehold_engine::{Engine, EngineOptions, EvaluateError, StartError, TextModel, evaluate, perplexity};
 use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, Isa, KvType};
 use freehold_model::{Error, Model};
@@ -58,12 +58,35 @@ fn a_cache_that_no_machine_has_room_for_is_refused() {
     assert!(matches!(model.new_cache(KvType::F32, usize::MAX), Err(Error::CacheMemory { bytes: u64::MAX, .. })));
 
     let tokens = vec![0; 1 << 25];
-    let result = evaluate(&model, &compute, KvType::F32, &tokens, 512, false, &mut |_, _| true);
-    assert!(matches!(result, Err(Error::CacheMemory { .. })));
+    let result = evaluate(&model, &compute, KvType::F32, &tokens[..1 << 24], 512, false, &mut |_, _| true);
+    assert!(matches!(result, Err(EvaluateError::Cache(Error::CacheMemory { .. }))));
     let result = perplexity(&model, &compute, KvType::F32, &tokens, None, 1 << 24, &mut |_, _| true);
-    assert!(matches!(result, Err(Error::CacheMemory { .. })));
+    assert!(matches!(result, Err(EvaluateError::Cache(Error::CacheMemory { .. }))));
     let tokenizer = Arc::clone(TextModel::open(&Checkpoint::open(TINY.as_ref()).unwrap()).unwrap().tokenizer());
     let options = EngineOptions { kv_type: KvType::F32, context_length: Some(usize::MAX), ..EngineOptions::default() };
     let error = Engine::start(model, tokenizer, compute, options).err().unwrap();
     assert!(matches!(&error, StartError::Cache(_)) && error.to_string() == expected, "{error}");
+}
+
+#[test]
+fn texts_that_a_model_cannot_take_are_refused() {
+    let compute = Compute::new(Isa::best(), 1).unwrap();
+    let tiny = Checkpoint::open(TINY.as_ref()).unwrap();
+    let [sound, overflowing] =
+        [&tiny, &overflowing()].map(|checkpoint| Model::load(checkpoint, &compute, &mut |_| {}).unwrap());
+    let context = sound.config().context_length;
+    let too_long = format!("{} tokens do not fit the model's context of {context}", context + 1);
+    let foreign = [vec![1; 7], vec![359]].concat();
+    let cases = [
+        (&sound, vec![1; context + 1], context + 1, too_long.as_str()),
+        (&sound, foreign, 4, "token 359 is not in the model's vocabulary of 359 tokens"),
+        (&overflowing, vec![1; 8], 4, "the model's numbers overflowed on this text: use `--kv f32`"),
+    ];
+    for (model, tokens, window, expected) in cases {
+        let error = evaluate(model, &compute, KvType::F16, &tokens, 512, true, &mut |_, _| true).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+        let text = tokens.repeat(2);
+        let error = perplexity(model, &compute, KvType::F16, &text, None, window, &mut |_, _| true).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
 }

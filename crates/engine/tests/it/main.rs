@@ -29,6 +29,17 @@ fn serve_checkpoint(checkpoint: &Checkpoint, threads: usize, options: EngineOpti
     Served { engine, text }
 }
 
+/// The tiny model with a last norm that no logit survives.
+fn overflowing() -> Checkpoint {
+    let mut file = std::fs::read(TINY).unwrap();
+    let norm = Gguf::from_bytes(file.clone()).unwrap().tensor("output_norm.weight").unwrap().bytes.to_vec();
+    let place = file.windows(norm.len()).position(|bytes| bytes == norm).unwrap();
+    for number in file[place..place + norm.len()].chunks_exact_mut(4) {
+        number.copy_from_slice(&f32::MAX.to_le_bytes());
+    }
+    Checkpoint::Gguf(Gguf::from_bytes(file).unwrap())
+}
+
 fn request(served: &Served, text: &str, max_tokens: usize, sampling: Sampling) -> GenerationRequest {
     let prompt = served.text.tokenizer().encode(text, SpecialTokens::Parse).unwrap();
     GenerationRequest { prompt, max_tokens: Some(max_tokens), sampling, stop: Vec::new(), logprobs: None }
@@ -115,21 +126,14 @@ fn answers_end_where_they_should() {
     assert!(full.finished.prompt_tokens + full.finished.completion_tokens <= 100);
 
     let end = served.text.tokenizer().end_of_generation()[0];
-    let forced = Sampling { logit_bias: vec![(end, 1e9)], ..Sampling::default() };
+    let forced = Sampling { logit_bias: vec![(end, Sampling::MAX_BIAS)], ..Sampling::default() };
     let ended = submit(&served, request(&served, "once upon", 20, forced))();
     assert_eq!((ended.finished.reason, ended.ids.len(), ended.finished.completion_tokens), (FinishReason::Stop, 0, 1));
 }
 
 #[test]
 fn numbers_that_overflow_end_the_answer() {
-    let mut file = std::fs::read(TINY).unwrap();
-    let norm = Gguf::from_bytes(file.clone()).unwrap().tensor("output_norm.weight").unwrap().bytes.to_vec();
-    let place = file.windows(norm.len()).position(|bytes| bytes == norm).unwrap();
-    for number in file[place..place + norm.len()].chunks_exact_mut(4) {
-        number.copy_from_slice(&f32::MAX.to_le_bytes());
-    }
-    let checkpoint = Checkpoint::Gguf(Gguf::from_bytes(file).unwrap());
-    let served = serve_checkpoint(&checkpoint, 1, EngineOptions::default());
+    let served = serve_checkpoint(&overflowing(), 1, EngineOptions::default());
     for temperature in [0.0, 1.0] {
         let sampling = Sampling { temperature, ..Sampling::default() };
         let answer = submit(&served, request(&served, "once upon", 5, sampling))();
@@ -152,7 +156,7 @@ fn a_receiver_that_leaves_frees_its_place() {
 fn dropping_the_engine_ends_what_is_under_way_and_what_is_queued() {
     let served = serve(1, EngineOptions { batch: 1, context_length: Some(400), ..EngineOptions::default() });
     let end = served.text.tokenizer().end_of_generation()[0];
-    let sampling = Sampling { logit_bias: vec![(end, -1e9)], ..Sampling::default() };
+    let sampling = Sampling { logit_bias: vec![(end, -Sampling::MAX_BIAS)], ..Sampling::default() };
     // The first one stops the engine's thread until all are queued.
     let (start, started) = mpsc::channel::<()>();
     let (sender, finished) = mpsc::channel();
@@ -179,6 +183,105 @@ fn dropping_the_engine_ends_what_is_under_way_and_what_is_queued() {
 }
 
 #[test]
+fn a_sink_that_panics_ends_its_own_request_and_no_other() {
+    let served = serve(1, EngineOptions { batch: 4, ..EngineOptions::default() });
+    let ask = |seed| request(&served, "once upon a time", 30, sampling(seed));
+    let expected = submit(&served, ask(0))().ids;
+    // Panics once more when it is dropped.
+    struct Fragile;
+    impl Drop for Fragile {
+        fn drop(&mut self) {
+            panic!("a sink's own panic, of what it owns");
+        }
+    }
+    let (dropped, is_dropped) = mpsc::channel::<()>();
+    let fragile = (Fragile, dropped);
+    let sink = move |_| -> Flow {
+        let _owned = &fragile;
+        panic!("a sink's own panic");
+    };
+    // Behind it, so that all are under way when it panics.
+    served.engine.submit(ask(1), Box::new(sink)).unwrap();
+    let others: Vec<_> = (0..3).map(|_| submit(&served, ask(0))).collect();
+    for wait in others {
+        let answer = wait();
+        assert_eq!((answer.finished.reason, answer.ids), (FinishReason::Length, expected.clone()));
+    }
+    assert!(is_dropped.recv().is_err(), "what the sink owned is let go");
+    assert_eq!(submit(&served, ask(0))().ids, expected, "its place is free");
+}
+
+#[test]
+fn a_sink_that_is_refused_may_submit_again() {
+    struct Retry(Arc<Served>, mpsc::Sender<SubmitError>);
+    impl Drop for Retry {
+        fn drop(&mut self) {
+            let again = request(&self.0, "once", 1, Sampling::default());
+            self.1.send(self.0.engine.submit(again, Box::new(|_| Flow::Continue)).unwrap_err()).unwrap();
+        }
+    }
+    let served = Arc::new(serve(1, EngineOptions { batch: 1, queue: 1, ..EngineOptions::default() }));
+    let ask = || request(&served, "once", 2, Sampling::default());
+    // The first one stops the engine's thread, the second one fills the queue.
+    let (release, released) = mpsc::channel::<()>();
+    let (begun, has_begun) = mpsc::channel();
+    let first = move |_| {
+        // Errors once the other ends are gone: go on.
+        let _ = (begun.send(()), released.recv());
+        Flow::Continue
+    };
+    served.engine.submit(ask(), Box::new(first)).unwrap();
+    has_begun.recv().unwrap();
+    served.engine.submit(ask(), Box::new(|_| Flow::Continue)).unwrap();
+    let (sender, refused) = mpsc::channel();
+    let retry = Retry(Arc::clone(&served), sender);
+    let sink = move |_| {
+        let _owned = &retry;
+        Flow::Continue
+    };
+    assert_eq!(served.engine.submit(ask(), Box::new(sink)), Err(SubmitError::QueueFull));
+    assert_eq!(refused.recv(), Ok(SubmitError::QueueFull));
+    drop(release);
+}
+
+#[test]
+fn a_sink_may_hold_the_last_handle() {
+    let Served { engine, text } = serve(1, EngineOptions { batch: 1, ..EngineOptions::default() });
+    let prompt = text.tokenizer().encode("once", SpecialTokens::Parse).unwrap();
+    let ask = || GenerationRequest {
+        prompt: prompt.clone(),
+        max_tokens: Some(2),
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        logprobs: None,
+    };
+    let engine = Arc::new(engine);
+    let (release, released) = mpsc::channel::<()>();
+    let (sender, finished) = mpsc::channel();
+    let (held, last) = (Arc::clone(&engine), sender.clone());
+    let sink = move |event| {
+        let _held = &held;
+        // An error once the other end is gone: go on.
+        let _ = released.recv();
+        if let Event::Finished(finished) = event {
+            last.send(finished.reason).unwrap();
+        }
+        Flow::Continue
+    };
+    engine.submit(ask(), Box::new(sink)).unwrap();
+    let waiting = move |event| {
+        if let Event::Finished(finished) = event {
+            sender.send(finished.reason).unwrap();
+        }
+        Flow::Continue
+    };
+    engine.submit(ask(), Box::new(waiting)).unwrap();
+    drop(engine);
+    drop(release);
+    assert_eq!(finished.into_iter().collect::<Vec<_>>(), [FinishReason::Length, FinishReason::Cancelled]);
+}
+
+#[test]
 fn requests_that_cannot_be_answered_are_refused() {
     let served = serve(1, EngineOptions { context_length: Some(64), ..EngineOptions::default() });
     let refuse = |change: &dyn Fn(&mut GenerationRequest)| {
@@ -189,14 +292,34 @@ fn requests_that_cannot_be_answered_are_refused() {
     let context = SubmitError::ContextLengthExceeded { prompt_tokens: 64, context_length: 64 };
     assert_eq!(refuse(&|request| request.prompt = vec![1; 64]), context);
     type Change = fn(&mut GenerationRequest);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 21] = [
         (|request| request.prompt.clear(), "prompt is empty"),
-        (|request| request.prompt[0] = u32::MAX, "not in the vocabulary"),
+        (|request| request.prompt[0] = u32::MAX, "prompt names token 4294967295, which is not in the vocabulary"),
         (|request| request.max_tokens = Some(0), "max_tokens"),
         (|request| request.sampling.temperature = -1.0, "temperature"),
         (|request| request.sampling.temperature = f32::NAN, "temperature"),
         (|request| request.sampling.top_p = 1.5, "top_p"),
-        (|request| request.sampling.logit_bias = vec![(0, f32::INFINITY)], "logit bias"),
+        (|request| request.sampling.min_p = -0.1, "min_p is -0.1: it must be between 0 and 1"),
+        (
+            |request| request.sampling.repetition_penalty = 0.0,
+            "repetition_penalty is 0: it must be between 0.01 and 100",
+        ),
+        (|request| request.sampling.repetition_penalty = 101.0, "repetition_penalty is 101"),
+        (|request| request.sampling.presence_penalty = f32::MAX, "presence_penalty"),
+        (|request| request.sampling.frequency_penalty = -100.1, "frequency_penalty is -100.1: it must be between -100"),
+        (|request| request.sampling.logit_bias = vec![(0, f32::INFINITY)], "logit_bias adds inf to token 0"),
+        (|request| request.sampling.logit_bias = vec![(0, f32::NAN)], "logit_bias adds NaN to token 0"),
+        (
+            |request| request.sampling.logit_bias = vec![(0, 1.0), (1, -100.5)],
+            "-100.5 to token 1: it must be between -100",
+        ),
+        (|request| request.sampling.logit_bias = vec![(359, 1.0)], "logit_bias names token 359, which is not in"),
+        (|request| request.sampling.logit_bias = vec![(7, 1.0), (8, 1.0), (7, 1.0)], "logit_bias names token 7 twice"),
+        (|request| request.stop = vec!["x".to_owned(); 5], "stop has 5 texts: at most 4"),
+        (|request| request.stop = vec![String::new()], "stop has a text of 0 bytes: each must have 1 to 1024"),
+        (|request| request.stop = vec!["é".repeat(513)], "stop has a text of 1026 bytes"),
+        (|request| request.logprobs = Some(21), "logprobs is 21: at most 20"),
+        (|request| request.logprobs = Some(usize::MAX), "logprobs is 18446744073709551615"),
     ];
     for (change, expected) in cases {
         let error = refuse(&change).to_string();

@@ -1,5 +1,6 @@
 //! The Jinja environment as transformers sets it up.
 
+use super::marks::SpecialTokens;
 use super::{methods, operators, python, rewrite};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -33,9 +34,9 @@ pub(super) fn new() -> Environment<'static> {
     environment
 }
 
-/// The source of a template as the environment takes it.
-pub(super) fn prepared(source: &str) -> Result<String, Error> {
-    rewrite::rewrite(&spelled(source), syntax())
+/// The source of a template as the environment takes it, its special tokens marked; and the strings in its expressions.
+pub(super) fn prepared(source: &str, special: &SpecialTokens) -> Result<(String, Vec<String>), Error> {
+    rewrite::rewrite(&spelled(source), special, syntax())
 }
 
 fn syntax() -> SyntaxConfig {

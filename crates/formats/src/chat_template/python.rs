@@ -1,6 +1,6 @@
 //! Values as Python prints them: `str`, `repr` and `json.dumps`.
 
-use super::breaks::may_be_sentinel;
+use super::marks::may_be_mark;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use std::fmt::Write;
@@ -169,7 +169,7 @@ impl Paid<'_, '_, '_> {
                 '\t' => self.text.push_str("\\t"),
                 '\\' => self.text.push_str("\\\\"),
                 _ if character == quote => self.text.extend(['\\', quote]),
-                _ if may_be_sentinel(character) => self.text.push(character),
+                _ if may_be_mark(character) => self.text.push(character),
                 '\0'..='\u{1f}' | '\u{7f}'..='\u{a0}' | '\u{ad}' => {
                     // Writing to a string cannot fail.
                     let _ = write!(self.text, "\\x{:02x}", u32::from(character));
@@ -276,7 +276,7 @@ impl Paid<'_, '_, '_> {
                 '\0'..='\u{1f}' => {
                     let _ = write!(self.text, "\\u{:04x}", u32::from(character));
                 }
-                '\u{7f}'.. if ensure_ascii && !may_be_sentinel(character) && character != '\u{7f}' => {
+                '\u{7f}'.. if ensure_ascii && !may_be_mark(character) && character != '\u{7f}' => {
                     for unit in character.encode_utf16(&mut [0; 2]) {
                         let _ = write!(self.text, "\\u{unit:04x}");
                     }

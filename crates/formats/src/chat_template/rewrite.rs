@@ -4,29 +4,38 @@
 //! The engine charges what an operator makes, but only afterwards, and without what lists hold inside: printing,
 //! comparing or hashing a list that holds a list twice, forty times over, would never come to that charge.
 
+use super::marks::{Author, SpecialTokens};
 use minijinja::machinery::{Span, ast, parse};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::fmt::Write;
 
-/// `source` again, for an environment with the same `syntax`. Every tag is on the line that it was on.
-pub(super) fn rewrite(source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
+/// `source` again, for an environment with the same `syntax`, with the special tokens in its texts marked; and the strings
+/// in its expressions. Every tag is on the line that it was on.
+pub(super) fn rewrite(
+    source: &str,
+    special: &SpecialTokens,
+    syntax: SyntaxConfig,
+) -> Result<(String, Vec<String>), Error> {
     let tree = parse(source, super::NAME, syntax)?;
-    let mut writer = Writer { text: String::with_capacity(source.len() * 2), line: 1 };
+    let mut writer = Writer { text: String::with_capacity(source.len() * 2), line: 1, special, strings: Vec::new() };
     writer.statement(&tree)?;
-    Ok(writer.text)
+    Ok((writer.text, writer.strings))
 }
 
-struct Writer {
+struct Writer<'s> {
     text: String,
     /// The line on which the next character comes to stand.
     line: u16,
+    special: &'s SpecialTokens,
+    /// Those in expressions.
+    strings: Vec<String>,
 }
 
 type Written = Result<(), Error>;
 
-impl Writer {
+impl Writer<'_> {
     /// Inside of tags only: blank lines up to the one of the source, so that errors name that one.
     fn at(&mut self, span: Span) {
         while self.line < span.start_line {
@@ -57,12 +66,12 @@ impl Writer {
             Stmt::EmitRaw(raw) => {
                 self.push("{{ ");
                 self.at(raw.span());
-                self.string(raw.raw);
+                self.string(raw.raw, Author::Printed);
                 self.push(" }}");
             }
             Stmt::EmitExpr(emit) => {
                 self.push("{{ ");
-                self.expression(&emit.expr)?;
+                self.printed(&emit.expr, Self::expression)?;
                 self.push(" }}");
             }
             Stmt::ForLoop(statement) => self.for_loop(statement, statement.span())?,
@@ -421,18 +430,31 @@ impl Writer {
         let same = |op| std::mem::discriminant(&op) == std::mem::discriminant(&operation.op);
         let operands = chain(operation, same);
         let (first, others) = operands.split_at(1);
-        self.operand(first[0])?;
+        self.printed(first[0], Self::operand)?;
         for operands in others.chunks(OPERANDS_PER_FILTER) {
             self.push("|");
             self.push(filter);
             self.push("(");
             for operand in operands {
-                self.expression(operand)?;
+                self.printed(operand, Self::expression)?;
                 self.push(", ");
             }
             self.push(")");
         }
         Ok(())
+    }
+
+    /// What is printed, or put together with what follows; `otherwise` writes what is no literal text.
+    fn printed(&mut self, expression: &ast::Expr<'_>, otherwise: fn(&mut Self, &ast::Expr<'_>) -> Written) -> Written {
+        match expression {
+            ast::Expr::Const(constant) if let Some(text) = constant.value.as_str() => {
+                self.at(expression.span());
+                self.strings.push(text.to_owned());
+                self.string(text, Author::Printed);
+                Ok(())
+            }
+            other => otherwise(self, other),
+        }
     }
 
     fn call(&mut self, call: &ast::Call<'_>) -> Written {
@@ -514,7 +536,11 @@ impl Writer {
 
     fn constant(&mut self, value: &Value) -> Written {
         match value.kind() {
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::String => {
+                let text = value.as_str().unwrap_or_default();
+                self.strings.push(text.to_owned());
+                self.string(text, Author::Template);
+            }
             ValueKind::None => self.push("none"),
             ValueKind::Bool => self.push(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => self.push(&value.to_string()),
@@ -528,9 +554,10 @@ impl Writer {
         Ok(())
     }
 
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &str, author: Author) {
         self.text.push('"');
-        for character in text.chars() {
+        let special = self.special;
+        for character in special.marked(text, author).chars() {
             match character {
                 '"' => self.push("\\\""),
                 '\\' => self.push("\\\\"),

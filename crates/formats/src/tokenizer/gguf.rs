@@ -4,7 +4,7 @@ use super::charsmap::Charsmap;
 use super::named::Rules;
 use super::normaliser::{Normaliser, Step};
 use super::special::{ADDED_MAX, too_many};
-use super::vocabulary::{Spelling, Vocabulary, VocabularyModel};
+use super::vocabulary::{Affixes, Spelling, Vocabulary, VocabularyModel};
 use super::word_piece::WordMark;
 use super::{AddedToken, PreTokenizer, REMEDY, REMEDY_KIND, SPACE_MARK};
 use crate::error::{Error, Result, shown};
@@ -60,6 +60,7 @@ impl Vocabulary {
             eos: end.or(id("eos")?),
             unknown: id("unknown")?.or(default_unknown.filter(|_| kind.spelling != Spelling::ByteLevel)),
             padding: id("padding")?,
+            after_bos: Vec::new(),
             add_bos: flag("add_bos_token")?.unwrap_or(kind.add_bos),
             add_eos: flag(if is_words { "add_sep_token" } else { "add_eos_token" })?.unwrap_or(kind.add_eos),
             ends,
@@ -91,6 +92,7 @@ fn gpt2(metadata: &Metadata) -> Result<Kind> {
             ignore_merges: rules.ignore_merges,
             byte_fallback: false,
             fuse_unknown: false,
+            affixes: Affixes::default(),
         },
         normaliser: rules.normaliser,
         pre_tokenizer: rules.pre_tokenizer,

@@ -9,7 +9,7 @@ use super::gguf::token_type;
 use super::named::Rules;
 use super::normaliser::Step as Change;
 use super::pretokenizer::{Prepend, Step as Cut};
-use super::vocabulary::{PIECE_BYTES_MAX, named_byte};
+use super::vocabulary::{Affixes, PIECE_BYTES_MAX, named_byte};
 use super::{AddedToken, Normaliser, SPACE_MARK, Spelling, Tokenizer, Vocabulary, VocabularyModel, WordMark};
 use crate::error::{Error, Result, shown};
 use crate::metadata::{Array, Metadata, Strings, Value};
@@ -35,6 +35,9 @@ impl Vocabulary {
             });
         }
         let mut keys = Keys(Vec::new());
+        if matches!(&self.model, VocabularyModel::Bpe { affixes, .. } if *affixes != Affixes::default()) {
+            return Err(no_words("model", "what tokens have in front or behind by their place in a word"));
+        }
         match (&self.spelling, &self.model) {
             (Spelling::ByteLevel, VocabularyModel::Bpe { merges, ignore_merges, byte_fallback: false, .. }) => {
                 let named = |ignore| Rules::name_of(&self.pre_tokenizer, &self.normaliser, ignore);
@@ -280,7 +283,7 @@ impl Vocabulary {
             (VocabularyModel::WordPiece { characters_max }, VocabularyModel::WordPiece { characters_max: other }) => {
                 characters_max == other
             }
-            (VocabularyModel::WordPiece { .. }, _) => false,
+            (VocabularyModel::WordPiece { .. } | VocabularyModel::WordLevel, _) => false,
         };
         let tidy = |spelling: &Spelling| matches!(spelling, Spelling::Words { tidy: true, .. });
         let ends = |vocabulary: &Self| Ok::<_, Error>(Tokenizer::new(vocabulary.clone())?.end_of_generation().to_vec());
@@ -300,8 +303,8 @@ impl Vocabulary {
     }
 
     /// The tokens with a part to play, and where they go.
-    fn special(&self) -> ([Option<u32>; 4], bool, bool) {
-        ([self.bos, self.eos, self.unknown, self.padding], self.add_bos, self.add_eos)
+    fn special(&self) -> ([Option<u32>; 4], bool, &[u32], bool) {
+        ([self.bos, self.eos, self.unknown, self.padding], self.add_bos, &self.after_bos, self.add_eos)
     }
 
     /// The steps before the model as SentencePiece would have them, where `tokenizer.json` says the same otherwise.

@@ -1,9 +1,10 @@
 //! Tokenizers: text to token ids and back.
 //!
 //! Text passes through four steps. Tokens that are written out (`<|im_end|>`) are found; what lies between is normalised
-//! by the [`Normaliser`] and cut into pieces by the [`PreTokenizer`]; and each piece becomes tokens by one of four models:
+//! by the [`Normaliser`] and cut into pieces by the [`PreTokenizer`]; and each piece becomes tokens by one of five models:
 //! byte-pair encoding by rank (GPT-2, Llama 3, Qwen, …) or by score (SentencePiece, as in Llama 2 and Gemma), the
-//! unigram language model (T5, XLM-R) and WordPiece (BERT). Every step is linear in the text, or n log n within a piece.
+//! unigram language model (T5, XLM-R), WordPiece (BERT), or whole words. Every step is linear in the text, or n log n
+//! within a piece.
 
 mod bpe;
 mod budget;
@@ -17,11 +18,11 @@ mod hugging_face;
 mod model;
 mod named;
 mod normaliser;
-mod prefixes;
 mod pretokenizer;
 mod scored;
 mod sentencepiece;
 mod special;
+pub(crate) mod trie;
 mod unigram;
 mod vocabulary;
 mod word_list;
@@ -31,7 +32,7 @@ pub use decoder::Decoder;
 pub use normaliser::Normaliser;
 pub use pretokenizer::PreTokenizer;
 pub use special::AddedToken;
-pub use vocabulary::{Spelling, Vocabulary, VocabularyModel};
+pub use vocabulary::{Affixes, Spelling, Vocabulary, VocabularyModel};
 pub use word_piece::WordMark;
 
 use crate::checkpoint::Checkpoint;
@@ -41,7 +42,7 @@ use crate::hugging_face::Config;
 use bpe::Merger;
 use budget::Budget;
 use model::PieceModel;
-use special::Matcher;
+use special::{Matcher, Places, is_only_text};
 use std::ops::Range;
 use vocabulary::TokenTable;
 
@@ -84,16 +85,14 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     padding: Option<u32>,
     add_bos: bool,
+    after_bos: Vec<u32>,
     add_eos: bool,
     end_of_generation: Vec<u32>,
 }
 
 /// One text on its way.
 struct Encoding<'b> {
-    /// Offsets into the text that no added token may cover.
-    breaks: &'b [usize],
-    /// Whether special tokens are looked for.
-    parse: bool,
+    places: Places<'b>,
     budget: Budget,
     merger: Merger,
     /// Those found so far.
@@ -156,7 +155,11 @@ impl Tokenizer {
     /// [`Error::TextTooLong`] where `text` has more than [`TEXT_BYTES_MAX`] bytes, or four times that once normalised;
     /// [`Error::Tokenizer`] where the tokenizer's steps would take too long on this text or make too much of it.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
-        self.encode_between(text, &[], special)
+        let places = match special {
+            SpecialTokens::Parse => Places::All,
+            SpecialTokens::AsText => Places::None,
+        };
+        self.encode_between(text, places)
     }
 
     /// As [`Self::encode`], with the tokens for the beginning and the end of a text that the model asks for.
@@ -165,30 +168,39 @@ impl Tokenizer {
     /// As [`Self::encode`].
     pub fn encode_prompt(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
         let mut ids: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        if self.adds_bos() {
+            ids.extend(&self.after_bos);
+        }
         ids.extend(self.encode(text, special)?);
         ids.extend(self.eos.filter(|_| self.add_eos));
         Ok(ids)
     }
 
-    /// The ids of a rendered chat. Special tokens that the template wrote are parsed, but none that would cover both
-    /// the byte before and the byte at one of `breaks`, which are ascending offsets into `text`. Nothing is added at the
-    /// ends.
+    /// The ids of a rendered chat. Special tokens, and other added ones that are more than white space, a character or a
+    /// word, count only inside of one of `tokens`: ranges of bytes in `text`, ascending and apart. A range that is none
+    /// of that, or does not lie between characters of `text`, counts for nothing. Nothing is added at the ends.
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub fn encode_with_breaks(&self, text: &str, breaks: &[usize]) -> Result<Vec<u32>> {
-        self.encode_between(text, breaks, SpecialTokens::Parse)
+    pub fn encode_rendered(&self, text: &str, tokens: &[Range<usize>]) -> Result<Vec<u32>> {
+        let mut end = 0;
+        let is_sound = |range: &&Range<usize>| {
+            let is_next = end <= range.start && range.start < range.end && text.get((*range).clone()).is_some();
+            end = if is_next { range.end } else { end };
+            is_next
+        };
+        let sound: Vec<Range<usize>> = tokens.iter().filter(is_sound).cloned().collect();
+        self.encode_between(text, Places::Within(&sound))
     }
 
-    fn encode_between(&self, text: &str, breaks: &[usize], special: SpecialTokens) -> Result<Vec<u32>> {
+    fn encode_between(&self, text: &str, places: Places<'_>) -> Result<Vec<u32>> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(Error::TextTooLong { bytes: text.len(), bytes_max: TEXT_BYTES_MAX });
         }
-        let parse = special == SpecialTokens::Parse;
         let (budget, merger, ids) = (Budget::new(text.len()), Merger::default(), Vec::new());
-        let mut encoding = Encoding { breaks, parse, budget, merger, ids };
+        let mut encoding = Encoding { places, budget, merger, ids };
         let mut start = 0;
-        for found in self.added.find_all(text, breaks, parse) {
+        for found in self.added.find_all(text, places) {
             self.encode_fragment(text, start..found.start, &mut encoding)?;
             encoding.ids.push(found.id);
             start = found.end;
@@ -199,8 +211,8 @@ impl Tokenizer {
 
     /// Encodes the part `place` of `text`, in which there are no added tokens but those that normalisation may show.
     fn encode_fragment(&self, text: &str, place: Range<usize>, encoding: &mut Encoding<'_>) -> Result<()> {
-        let Encoding { breaks, parse, budget, merger, ids } = encoding;
-        let (breaks, parse, budget) = (*breaks, *parse, &*budget);
+        let Encoding { places, budget, merger, ids } = encoding;
+        let budget = &*budget;
         let is_start = place.start == 0;
         let mut encode = |normalised: &str, is_start: bool, ids: &mut Vec<u32>| {
             self.pre_tokenizer.cut_within(budget, normalised, is_start, &mut |piece| {
@@ -211,19 +223,38 @@ impl Tokenizer {
         if self.normalised_added.is_empty() {
             return encode(&self.normaliser.apply(&text[place], true, budget)?, is_start, ids);
         }
-        // What lies between breaks is normalised by itself, so that the breaks are known in what comes out.
-        let first = breaks.partition_point(|&offset| offset <= place.start);
-        let inside = breaks[first..].iter().copied().take_while(|&offset| offset < place.end);
-        let (mut normalised, mut normalised_breaks, mut start) = (String::new(), Vec::new(), place.start);
-        for end in inside.chain([place.end]) {
-            if !normalised.is_empty() {
-                normalised_breaks.push(normalised.len());
+        let ranges = match *places {
+            Places::Within(ranges) => {
+                let first = ranges.partition_point(|range| range.start < place.start);
+                let last = ranges.partition_point(|range| range.end <= place.end);
+                &ranges[first..last.max(first)]
             }
-            normalised.push_str(&self.normaliser.apply(&text[start..end], start == place.start, budget)?);
-            start = end;
+            Places::All | Places::None => &[],
+        };
+        // Ranges are normalised by themselves, so that they are known in what comes out: nothing from outside gets in.
+        let (mut normalised, mut normalised_ranges) = (String::new(), Vec::new());
+        let mut part = |part: Range<usize>| -> Result<Range<usize>> {
+            let start = normalised.len();
+            normalised.push_str(&self.normaliser.apply(&text[part.clone()], part.start == place.start, budget)?);
+            Ok(start..normalised.len())
+        };
+        let mut start = place.start;
+        for range in ranges {
+            if start < range.start {
+                part(start..range.start)?;
+            }
+            normalised_ranges.push(part(range.clone())?);
+            start = range.end;
         }
+        if start < place.end {
+            part(start..place.end)?;
+        }
+        let places = match places {
+            Places::Within(_) => Places::Within(&normalised_ranges),
+            other => *other,
+        };
         let mut start = 0;
-        for found in self.normalised_added.find_all(&normalised, &normalised_breaks, parse) {
+        for found in self.normalised_added.find_all(&normalised, places) {
             encode(&normalised[start..found.start], is_start && start == 0, ids)?;
             ids.push(found.id);
             start = found.end;
@@ -287,9 +318,10 @@ impl Tokenizer {
     }
 
     /// The texts that would each become one token wherever they stand, and so must not come from a user: those of
-    /// special tokens and of other added ones, such as `<tool_response>`, that are more than white space.
+    /// special tokens and of other added ones, such as `<tool_response>`, that are more than white space, a character or a
+    /// word.
     pub fn special_texts(&self) -> impl Iterator<Item = &str> {
         let tokens = self.added.tokens().chain(self.normalised_added.tokens());
-        tokens.map(|token| token.text.as_str()).filter(|text| !text.trim().is_empty())
+        tokens.filter(|token| !is_only_text(token)).map(|token| token.text.as_str())
     }
 }

@@ -4,7 +4,7 @@ use super::REMEDY;
 use super::bpe::{Merger, Merges};
 use super::scored::Scored;
 use super::unigram::Unigram;
-use super::vocabulary::{Spelling, TokenTable, VocabularyModel};
+use super::vocabulary::{Affixes, Spelling, TokenTable, VocabularyModel};
 use super::word_piece::WordPiece;
 use crate::error::{Error, Result};
 
@@ -22,11 +22,13 @@ enum Kind {
     Bpe {
         merges: Merges,
         ignore_merges: bool,
+        affixes: Affixes,
         /// The tokens of the first characters of Unicode.
         direct: Box<[Option<u32>; DIRECT]>,
     },
     Scored(Scored),
     Unigram(Unigram),
+    WordLevel,
     WordPiece(WordPiece),
 }
 
@@ -66,16 +68,13 @@ impl PieceModel {
         let unknown = unknown.filter(|_| *spelling != Spelling::ByteLevel);
         let bytes = |wanted: bool| wanted.then(|| table.byte_ids());
         let (kind, bytes, fuse_unknown) = match model {
-            VocabularyModel::Bpe { merges, ignore_merges, byte_fallback, fuse_unknown } => {
+            VocabularyModel::Bpe { merges, ignore_merges, byte_fallback, fuse_unknown, affixes } => {
                 let mut direct = Box::new([None; DIRECT]);
                 for (character, id) in ('\0'..).zip(direct.iter_mut()) {
                     *id = id_of(table, character);
                 }
-                (
-                    Kind::Bpe { merges: table.merges(&merges)?, ignore_merges, direct },
-                    bytes(byte_fallback),
-                    fuse_unknown,
-                )
+                let merges = table.merges(&merges, &affixes.continuing)?;
+                (Kind::Bpe { merges, ignore_merges, affixes, direct }, bytes(byte_fallback), fuse_unknown)
             }
             VocabularyModel::ScoredBpe { scores } => {
                 table.check_pieces(Some(&scores))?;
@@ -85,6 +84,7 @@ impl PieceModel {
                 table.check_pieces(Some(&scores))?;
                 (Kind::Unigram(Unigram::new(scores, table)), bytes(byte_fallback), true)
             }
+            VocabularyModel::WordLevel => (Kind::WordLevel, None, false),
             VocabularyModel::WordPiece { characters_max } => {
                 table.check_pieces(None)?;
                 let Spelling::Words { mark, .. } = spelling else {
@@ -104,23 +104,37 @@ impl PieceModel {
     pub(super) fn encode(&self, table: &TokenTable, piece: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
         let fallback = &self.fallback;
         match &self.kind {
-            Kind::Bpe { merges, ignore_merges, direct } => {
+            Kind::Bpe { merges, ignore_merges, affixes, direct } => {
                 if *ignore_merges && let Some(id) = table.id_of(piece).filter(|&id| !table.is_added(id)) {
                     ids.push(id);
                     return;
                 }
                 let symbols = merger.symbols();
                 let mut after_unknown = false;
-                for character in piece.chars() {
-                    let known = match direct.get(character as usize) {
-                        Some(&id) => id,
-                        None => id_of(table, character),
-                    };
+                let mut add = |text: &str, known: Option<u32>| {
                     match known {
                         Some(id) => symbols.push(id),
-                        None => fallback.append(character.encode_utf8(&mut [0; 4]), after_unknown, symbols),
+                        None => fallback.append(text, after_unknown, symbols),
                     }
                     after_unknown = known.is_none();
+                };
+                if *affixes == Affixes::default() {
+                    for character in piece.chars() {
+                        let known = match direct.get(character as usize) {
+                            Some(&id) => id,
+                            None => id_of(table, character),
+                        };
+                        add(character.encode_utf8(&mut [0; 4]), known);
+                    }
+                } else {
+                    let mut text = String::new();
+                    for (start, character) in piece.char_indices() {
+                        text.clear();
+                        text.push_str(if start == 0 { "" } else { &affixes.continuing });
+                        text.push(character);
+                        text.push_str(if start + character.len_utf8() == piece.len() { &affixes.end } else { "" });
+                        add(&text, table.id_of(&text).filter(|&id| !table.is_special(id)));
+                    }
                 }
                 merger.merge(merges, ids);
             }
@@ -145,6 +159,10 @@ impl PieceModel {
                     after_unknown = id.is_none();
                 });
             }
+            Kind::WordLevel => match table.id_of(piece).filter(|&id| !table.is_special(id)) {
+                Some(id) => ids.push(id),
+                None => fallback.append(piece, false, ids),
+            },
             Kind::WordPiece(words) => words.encode(table, piece, fallback.unknown, ids),
         }
     }

@@ -94,6 +94,7 @@ impl Vocabulary {
             unknown,
             padding,
             // What the libraries do for Llama and Gemma, and for T5, where the configuration is silent.
+            after_bos: Vec::new(),
             add_bos: names.flag("add_bos_token").unwrap_or(is_bpe),
             add_eos: names.flag("add_eos_token").unwrap_or(!is_bpe),
             tokens,

@@ -1,5 +1,7 @@
 //! Finding tokens that are written out in the text, such as `<|im_end|>`, before anything is cut or merged.
 
+use super::SPACE_MARK;
+use super::trie::Trie;
 use crate::error::{Error, Result, shown};
 use std::ops::Range;
 
@@ -28,6 +30,18 @@ pub struct AddedToken {
     pub normalised: bool,
 }
 
+/// Where special tokens are looked for.
+#[derive(Clone, Copy)]
+pub(super) enum Places<'p> {
+    /// Everywhere.
+    All,
+    /// Nowhere. Added tokens that are not special are found all the same.
+    None,
+    /// Inside of these ranges of bytes, which are ascending and apart; so are other added tokens, but for those that only
+    /// are text.
+    Within(&'p [Range<usize>]),
+}
+
 /// One found token: the bytes it takes and its id.
 pub(super) struct Found {
     pub(super) start: usize,
@@ -35,11 +49,13 @@ pub(super) struct Found {
     pub(super) id: u32,
 }
 
-/// The added tokens in byte order, so that a search narrows a range byte by byte.
+/// The added tokens, by the texts that are looked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Matcher {
     /// Each with the text that is looked for.
     tokens: Vec<(String, AddedToken)>,
+    /// By their places in that list.
+    texts: Trie,
     /// For each first byte, whether a token begins with it.
     begins: Vec<bool>,
 }
@@ -67,8 +83,8 @@ impl Matcher {
                 tokens.push((text, token));
             }
         }
-        tokens.sort_by(|left, right| left.0.cmp(&right.0));
-        Ok(Self { tokens, begins })
+        let texts = Trie::new((0..tokens.len() as u32).collect(), |place| tokens[place as usize].0.as_bytes());
+        Ok(Self { tokens, texts, begins })
     }
 
     pub(super) fn tokens(&self) -> impl Iterator<Item = &AddedToken> {
@@ -79,23 +95,20 @@ impl Matcher {
         self.tokens.is_empty()
     }
 
-    /// The tokens in `text`, in order: each time leftmost, then longest. `breaks`, ascending, are offsets that no token
-    /// may cover; with `specials` false special tokens are not looked for at all.
-    pub(super) fn find_all<'t>(
-        &'t self,
-        text: &'t str,
-        breaks: &'t [usize],
-        specials: bool,
-    ) -> impl Iterator<Item = Found> + 't {
+    /// The tokens in `text`, in order: each time leftmost, then longest.
+    pub(super) fn find_all<'t>(&'t self, text: &'t str, places: Places<'t>) -> impl Iterator<Item = Found> + 't {
         let bytes = text.as_bytes();
-        let mut breaks = breaks.iter().copied().peekable();
+        let mut places = places;
         let (mut from, mut position) = (0, 0);
         std::iter::from_fn(move || {
             loop {
                 position += bytes[position..].iter().position(|&byte| self.begins[usize::from(byte)])?;
-                while breaks.next_if(|&offset| offset <= position).is_some() {}
-                let limit = breaks.peek().copied().unwrap_or(bytes.len());
-                if let Some((length, token)) = self.longest_at(text, position, limit, specials) {
+                while let Places::Within([first, rest @ ..]) = places
+                    && first.end <= position
+                {
+                    places = Places::Within(rest);
+                }
+                if let Some((length, token)) = self.longest_at(text, position, places) {
                     let found = stripped(text, from, position..position + length, token);
                     (from, position) = (found.end, found.end);
                     return Some(found);
@@ -105,35 +118,44 @@ impl Matcher {
         })
     }
 
-    /// The longest token that the text has at `position` and that ends at or before `limit`, with its length there.
-    fn longest_at(&self, text: &str, position: usize, limit: usize, specials: bool) -> Option<(usize, &AddedToken)> {
-        let rest = &text.as_bytes()[position..limit];
-        let mut candidates = self.tokens.as_slice();
+    /// The longest token that the text has at `position`, with its length there.
+    fn longest_at(&self, text: &str, position: usize, places: Places<'_>) -> Option<(usize, &AddedToken)> {
         let mut longest = None;
-        for (depth, &byte) in rest.iter().enumerate() {
-            let byte_at = |(text, _): &(String, AddedToken)| text.as_bytes().get(depth).copied();
-            let start = candidates.partition_point(|token| byte_at(token) < Some(byte));
-            let end = candidates.partition_point(|token| byte_at(token) <= Some(byte));
-            candidates = &candidates[start..end];
-            // Of a common prefix the token that ends here sorts first.
-            let Some((needle, token)) = candidates.first() else {
-                break;
-            };
-            if needle.len() == depth + 1 && counts(text, position..position + depth + 1, token, specials) {
-                longest = Some((depth + 1, token));
+        let bytes_of = |place: u32| self.tokens[place as usize].0.as_bytes();
+        self.texts.each(bytes_of, &text.as_bytes()[position..], |length, place| {
+            let token = &self.tokens[place as usize].1;
+            if counts(text, position..position + length, token, places) {
+                longest = Some((length, token));
             }
-        }
+        });
         longest
     }
 }
 
 /// Whether `token`, which the text has at `place`, may stand there.
-fn counts(text: &str, place: Range<usize>, token: &AddedToken, specials: bool) -> bool {
-    if token.special && !specials {
+fn counts(text: &str, place: Range<usize>, token: &AddedToken, places: Places<'_>) -> bool {
+    let is_looked_for = match places {
+        Places::All => true,
+        Places::None => !token.special,
+        Places::Within(ranges) => {
+            // Normalisation may have put the mark of a space before the text of the token.
+            let space = place.len() - text[place.clone()].trim_start_matches([' ', SPACE_MARK]).len();
+            let within = |range: &Range<usize>| range.start <= place.start + space && place.end <= range.end;
+            is_only_text(token) || ranges.first().is_some_and(within)
+        }
+    };
+    if !is_looked_for {
         return false;
     }
     let is_word = |character: char| character.is_alphanumeric() || character == '_';
     !token.single_word || !(text[..place.start].ends_with(is_word) || text[place.end..].starts_with(is_word))
+}
+
+/// Whether `token` is white space; or has no meaning beyond its text, being a character or a word.
+pub(super) fn is_only_text(token: &AddedToken) -> bool {
+    let is_word = |text: &str| text.chars().all(|character| character.is_alphanumeric() || character == '_');
+    let is_plain = || token.text.chars().nth(1).is_none() || is_word(&token.text);
+    token.text.trim().is_empty() || !token.special && is_plain()
 }
 
 /// There are more than [`ADDED_MAX`] tokens.

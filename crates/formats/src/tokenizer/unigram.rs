@@ -1,7 +1,7 @@
 //! The unigram language model (Kudo 2018, arXiv:1804.10959): of all ways to write a text in tokens the one with the
 //! highest sum of scores, which are log-probabilities.
 
-use super::prefixes::Prefixes;
+use super::trie::{KEY_BYTES_MAX, Trie};
 use super::vocabulary::TokenTable;
 
 /// What a character that no token stands for costs more than the least likely token (SentencePiece, `kUnkPenalty`).
@@ -9,21 +9,13 @@ const UNKNOWN_PENALTY: f64 = 10.0;
 
 #[derive(Clone, Debug)]
 pub(super) struct Unigram {
-    tokens: Prefixes,
+    tokens: Trie,
     scores: Vec<f64>,
     unknown_score: f64,
 }
 
-/// The best way to write the text up to a place: its score, and the token that ends there with its length in bytes.
-#[derive(Clone, Copy)]
-struct Best {
-    score: f64,
-    bytes: u32,
-    id: u32,
-}
-
-/// The id of a character that no token stands for.
-const NONE: u32 = u32::MAX;
+/// How many scores are kept: those of the places that a token can reach back to, and more.
+const SCORES_KEPT: usize = 2 * KEY_BYTES_MAX;
 
 impl Unigram {
     /// `scores` are finite and as many as the tokens.
@@ -32,43 +24,52 @@ impl Unigram {
         let ids: Vec<u32> = ids.filter(|&id| !table.text(id).unwrap_or_default().is_empty()).collect();
         // The library takes the least of all scores, those of special tokens with them.
         let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
-        Self { tokens: Prefixes::new(ids, 0, table), unknown_score: least - UNKNOWN_PENALTY, scores }
+        Self { tokens: Trie::new(ids, |id| table.text_bytes(id)), unknown_score: least - UNKNOWN_PENALTY, scores }
     }
 
     /// Calls `part` with the tokens of `text` in order, each with its text; a character that no token stands for has no
     /// id.
     pub(super) fn encode(&self, table: &TokenTable, text: &str, mut part: impl FnMut(&str, Option<u32>)) {
-        let nowhere = Best { score: f64::NEG_INFINITY, bytes: 0, id: NONE };
-        let mut best = vec![nowhere; text.len() + 1];
-        best[0].score = 0.0;
+        // Of the best way to write the text up to each place, the bytes of the token that ends there; none where no token
+        // ends. They are all that is kept of a long text: the scores of places out of reach are written over.
+        let mut bytes_to = vec![0u16; text.len() + 1];
+        let mut scores = [0.0; SCORES_KEPT];
         for (start, character) in text.char_indices() {
-            let so_far = best[start].score;
+            let so_far = scores[start % SCORES_KEPT];
             let one = character.len_utf8();
             let mut has_one = false;
-            let mut reach = |bytes: usize, score: f64, id: u32| {
-                let place = &mut best[start + bytes];
+            let mut reach = |bytes: usize, score: f64| {
+                let end = start + bytes;
+                let best = &mut scores[end % SCORES_KEPT];
                 // A place that nothing has reached is taken by whatever comes first.
-                if place.bytes == 0 || so_far + score > place.score {
-                    *place = Best { score: so_far + score, bytes: bytes as u32, id };
+                if bytes_to[end] == 0 || so_far + score > *best {
+                    // Tokens are no longer than keys of a trie.
+                    (*best, bytes_to[end]) = (so_far + score, bytes as u16);
                 }
             };
-            self.tokens.each(table, &text.as_bytes()[start..], |bytes, id| {
-                has_one |= bytes == one;
-                reach(bytes, self.scores[id as usize], id);
-            });
+            self.tokens.each(
+                |id| table.text_bytes(id),
+                &text.as_bytes()[start..],
+                |bytes, id| {
+                    has_one |= bytes == one;
+                    reach(bytes, self.scores[id as usize]);
+                },
+            );
             if !has_one {
-                reach(one, self.unknown_score, NONE);
+                reach(one, self.unknown_score);
             }
         }
-        let mut ends = Vec::new();
-        let mut end = text.len();
+        // Turned around: from the end on, the bytes of each token are noted where it begins.
+        let (mut end, mut bytes) = (text.len(), bytes_to[text.len()]);
         while end > 0 {
-            ends.push(end);
-            end -= best[end].bytes as usize;
+            end -= usize::from(bytes);
+            bytes = std::mem::replace(&mut bytes_to[end], bytes);
         }
         let mut start = 0;
-        for end in ends.into_iter().rev() {
-            part(&text[start..end], Some(best[end].id).filter(|&id| id != NONE));
+        while start < text.len() {
+            let end = start + usize::from(bytes_to[start]);
+            let token = &text[start..end];
+            part(token, table.id_of(token).filter(|&id| table.is_plain(id)));
             start = end;
         }
     }

@@ -5,7 +5,7 @@ use super::budget::Budget;
 use super::model::PieceModel;
 use super::special::{AddedToken, Matcher};
 use super::word_piece::WordMark;
-use super::{Normaliser, PreTokenizer, REMEDY, SPACE_MARK, Tokenizer, byte_level};
+use super::{Normaliser, PreTokenizer, REMEDY, SPACE_MARK, Tokenizer, byte_level, trie};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, shown};
 use crate::metadata::Strings;
@@ -39,7 +39,7 @@ const ENDS: [&str; 15] = [
 
 /// The longest token that is no added one, in bytes, where tokens are looked up in the text; published ones have below
 /// 400. It bounds the time per character.
-pub(super) const PIECE_BYTES_MAX: usize = 512;
+pub(super) const PIECE_BYTES_MAX: usize = trie::KEY_BYTES_MAX;
 
 /// A tokenizer as plain data. [`Tokenizer::new`] checks it.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub struct Vocabulary {
     pub padding: Option<u32>,
     /// Whether prompts begin with `bos`.
     pub add_bos: bool,
+    /// What follows `bos` where prompts begin with it.
+    pub after_bos: Vec<u32>,
     /// Whether prompts end with `eos`.
     pub add_eos: bool,
     /// Tokens besides `eos`, and besides the well-known ones, that end an answer.
@@ -103,6 +105,8 @@ pub enum VocabularyModel {
         byte_fallback: bool,
         /// Whether several unknown characters in a row are one unknown token.
         fuse_unknown: bool,
+        /// What tokens have in front or behind that do not begin or do end a piece.
+        affixes: Affixes,
     },
     /// Merges by score, and bytes where a character has no token.
     ScoredBpe {
@@ -116,11 +120,22 @@ pub enum VocabularyModel {
         /// Whether a character without a token is written in tokens of its bytes.
         byte_fallback: bool,
     },
+    /// Whole pieces; what is no token is unknown.
+    WordLevel,
     /// The longest tokens from the beginning of each word. The spelling must be [`Spelling::Words`].
     WordPiece {
         /// The most characters of a word; a longer one is unknown.
         characters_max: usize,
     },
+}
+
+/// How tokens of BPE show where in a piece they may stand (`continuing_subword_prefix` and `end_of_word_suffix`).
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Affixes {
+    /// In front of all that do not begin a piece; often nothing.
+    pub continuing: String,
+    /// Behind all that end a piece, in CLIP `</w>`; often nothing.
+    pub end: String,
 }
 
 impl Vocabulary {
@@ -157,11 +172,14 @@ impl Tokenizer {
     /// merge names a token that is not there, or there is not one finite score for each token.
     pub fn new(vocabulary: Vocabulary) -> Result<Self> {
         let Vocabulary { tokens, spelling, model, added, normaliser, pre_tokenizer, .. } = vocabulary;
-        let Vocabulary { strips_first_space, bos, eos, unknown, padding, add_bos, add_eos, mut ends, .. } = vocabulary;
+        let Vocabulary { strips_first_space, bos, eos, unknown, padding, .. } = vocabulary;
+        let Vocabulary { add_bos, after_bos, add_eos, mut ends, .. } = vocabulary;
         let table = TokenTable::new(tokens, &spelling, &added)?;
         let named = [("bos", bos), ("eos", eos), ("unknown", unknown), ("padding", padding)];
         let named = named.into_iter().filter_map(|(name, id)| Some((name, id?)));
-        for (name, id) in named.chain(ends.iter().map(|&id| ("end-of-generation", id))) {
+        let listed = [("end-of-generation", &ends), ("beginning", &after_bos)];
+        let listed = listed.into_iter().flat_map(|(name, ids)| ids.iter().map(move |&id| (name, id)));
+        for (name, id) in named.chain(listed) {
             table.check_id(&format!("{name} token id"), id)?;
         }
         ends.extend(eos);
@@ -191,6 +209,7 @@ impl Tokenizer {
             unknown,
             padding,
             add_bos,
+            after_bos,
             add_eos,
             end_of_generation: ends,
         })
@@ -314,8 +333,8 @@ impl TokenTable {
         Err(refused(field, format!("{id} is outside the vocabulary of {} tokens", self.len())))
     }
 
-    /// The merges, with ids for texts.
-    pub(super) fn merges(&self, merges: &Strings) -> Result<Merges> {
+    /// The merges, with ids for texts. The second token of each loses `continuing` in front.
+    pub(super) fn merges(&self, merges: &Strings, continuing: &str) -> Result<Merges> {
         if merges.len() > MERGES_MAX {
             let problem = format!("there are {}; at most {MERGES_MAX} are allowed", merges.len());
             return Err(refused("merges", problem));
@@ -326,7 +345,7 @@ impl TokenTable {
             let ids = merge.split_once(' ').and_then(|(left, right)| {
                 joined.clear();
                 joined.push_str(left);
-                joined.push_str(right);
+                joined.push_str(right.get(continuing.len()..)?);
                 Some((self.id_of(left)?, self.id_of(right)?, self.id_of(&joined)?))
             });
             let Some((left, right, merged)) = ids else {
@@ -347,6 +366,11 @@ impl TokenTable {
 
     pub(super) fn text(&self, id: u32) -> Option<&str> {
         self.texts.get(id as usize)
+    }
+
+    /// The text of token `id`; empty where there is no such token.
+    pub(super) fn text_bytes(&self, id: u32) -> &[u8] {
+        self.text(id).unwrap_or_default().as_bytes()
     }
 
     pub(super) fn bytes(&self, id: u32) -> Option<&[u8]> {
@@ -421,6 +445,7 @@ fn append_word(text: &str, mark: &WordMark, tidy: bool, is_added: bool, bytes: &
     let (goes_on, text) = match mark {
         WordMark::Continuation(mark) => text.strip_prefix(mark.as_str()).map_or((false, text), |rest| (true, rest)),
         WordMark::Beginning(mark) => text.strip_prefix(mark.as_str()).map_or((!is_added, text), |rest| (false, rest)),
+        WordMark::None => (false, text),
     };
     let has_space = !goes_on && (!tidy || !NO_SPACE_BEFORE.contains(&text));
     if has_space {

@@ -59,6 +59,7 @@ impl Vocabulary {
             normaliser: Normaliser::bert(true, space_chinese, strip_accents, lowercase),
             pre_tokenizer: PreTokenizer::bert(),
             strips_first_space: true,
+            after_bos: Vec::new(),
             add_bos: true,
             add_eos: true,
             ends: Vec::new(),

@@ -55,7 +55,7 @@ fn gguf_metadata_make_a_tokenizer() {
     assert_eq!((tokenizer.eos(), tokenizer.bos(), tokenizer.adds_bos()), (Some(ENDOFTEXT), None, false));
     assert_eq!(tokenizer.end_of_generation(), [ENDOFTEXT]);
     assert!(tokenizer.is_special(ENDOFTEXT) && !tokenizer.is_special(ENDOFTEXT + 1));
-    assert_eq!(tokenizer.special_texts().collect::<Vec<_>>(), ["<tool>", "<|endoftext|>"]);
+    assert_eq!(tokenizer.special_texts().collect::<Vec<_>>(), ["<|endoftext|>", "<tool>"]);
     let tokenizer = from_gguf(id("tokenizer.ggml.eot_token_id", 7)).expect("a sound tokenizer");
     assert_eq!(tokenizer.end_of_generation(), [7, ENDOFTEXT]);
 }
@@ -221,8 +221,9 @@ fn unknown_steps_are_refused_by_name() {
         ("/normalizer", json!({"type": "Prepend"}), "normalizer: Prepend: it has no text `prepend`"),
         ("/post_processor", json!({"type": "BertProcessing"}), "it does not name the tokens `cls` and `sep`"),
         ("/decoder", json!({"type": "CTC"}), "decoder: `CTC`"),
-        ("/model/type", json!("WordLevel"), "model: `WordLevel`"),
-        ("/model/end_of_word_suffix", json!("</w>"), "`BPE with end_of_word_suffix`"),
+        ("/model/type", json!("Tiktoken"), "model: `Tiktoken`"),
+        ("/model/end_of_word_suffix", json!("</w>".repeat(5)), "suffix of more than 16 bytes"),
+        ("/model/continuing_subword_prefix", json!("h##"), "merge 0: `Ġ t` does not name"),
         ("/model/merges", json!([["a", "b", "c"]]), "model: "),
         ("/model/merges", json!(["a q"]), "merge 0: `a q` does not name"),
         ("/model/vocab", json!({"a": -1}), "model: "),
@@ -296,12 +297,12 @@ fn the_files_beside_it_name_the_special_tokens() {
     let (token, sequence) =
         (json!({"SpecialToken": {"id": "#", "type_id": 0}}), json!({"Sequence": {"id": "A", "type_id": 0}}));
     for (single, expected) in
-        [(json!([sequence]), "x"), (json!([token, sequence]), "#x"), (json!([token, sequence, token]), "#x#")]
+        [(json!([sequence]), "x"), (json!([token, token, sequence]), "##x"), (json!([token, sequence, token]), "#x#")]
     {
         let tokenizer = file(&changed("/post_processor", around(single))).expect("a sound tokenizer");
         let ids = tokenizer.encode_prompt("x", SpecialTokens::Parse).expect("a short text");
         assert_eq!(texts(&tokenizer, &ids).concat(), expected);
     }
-    let error = file(&changed("/post_processor", around(json!([token, token, sequence])))).expect_err("two tokens");
+    let error = file(&changed("/post_processor", around(json!([sequence, token, token])))).expect_err("two tokens");
     assert!(error.to_string().contains("TemplateProcessing of more than one token"), "{error}");
 }

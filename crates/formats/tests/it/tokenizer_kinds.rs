@@ -1,6 +1,6 @@
 //! Small tokenizers of every kind, against the ids and texts of the Python libraries `tokenizers` and `sentencepiece`.
 
-use crate::allocator::within_limit;
+use crate::allocator::{peak_of, within_limit};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use freehold_formats::{Config, Decoder, SpecialTokens, Tokenizer};
@@ -83,13 +83,14 @@ fn special_tokens_in_text_stay_text() {
         let is_text = |&id: &u32| !tokenizer.is_special(id) || Some(id) == tokenizer.unknown();
         assert!(ids.iter().all(is_text), "{name}: {ids:?}");
         assert!(!ids.is_empty());
-        // Not even one that its user has spread over a break becomes a token.
+        // In a chat only those that the template wrote count.
         for added in ["<tool>", "<Think>"].into_iter().filter(|added| tokenizer.id_of(added).is_some()) {
             let id = tokenizer.id_of(added).unwrap();
             let text = format!("a {added} b {added}");
             let found = tokenizer.encode(&text, SpecialTokens::Parse).unwrap();
             assert_eq!(found.iter().filter(|&&other| other == id).count(), 2, "{name}: {found:?}");
-            let found = tokenizer.encode_with_breaks(&text, &[4]).unwrap();
+            let first = 2..2 + added.len();
+            let found = tokenizer.encode_rendered(&text, std::slice::from_ref(&first)).unwrap();
             assert_eq!(found.iter().filter(|&&other| other == id).count(), 1, "{name}: {found:?}");
         }
     }
@@ -238,6 +239,31 @@ fn steps_that_grow_a_text_little_by_little_are_given_up() {
 }
 
 #[test]
+fn tokens_that_begin_alike_take_bounded_time_and_memory() {
+    let mut vocab = vec![json!(["<unk>", 0.0])];
+    vocab.extend((1..=512).map(|length| json!(["a".repeat(length), -1.0 - f64::from(length as u16) / 7.0])));
+    vocab.extend((0..20_000).map(|index| json!([format!("{}c{index}", "a".repeat(index % 500)), -3.0])));
+    let json = json!({
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab},
+    });
+    let file = json.to_string();
+    let tokenizer = within_limit(file.len(), || Tokenizer::from_hugging_face(file.as_bytes(), None, None)).unwrap();
+    // At the 120 µs a byte that a search through sorted tokens takes, this would be half a minute.
+    assert!(tokenizer.encode(&"a".repeat(250_000), SpecialTokens::Parse).is_ok());
+}
+
+#[test]
+fn a_long_text_takes_little_memory_in_tokens_of_the_highest_score() {
+    let (_, tokenizer) = ALL.iter().find(|(name, _)| *name == "sp-unigram.model").unwrap();
+    for text in ["the first time ".repeat(1 << 17), "a".repeat(2 << 20)] {
+        let (ids, peak) = peak_of(|| tokenizer.encode(&text, SpecialTokens::Parse).unwrap());
+        // The normalised text, two bytes for each of its bytes, and the ids in a list that doubles.
+        assert!(peak <= 10 * text.len() + 12 * ids.len(), "{peak} bytes for {} and {} ids", text.len(), ids.len());
+    }
+}
+
+#[test]
 fn expressions_cannot_hide_their_cost_in_short_pieces() {
     let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
     // Every piece asks for states that no piece before it needed, each of thousands of places in the expression.
@@ -306,6 +332,75 @@ static REFERENCES: LazyLock<Vec<(&str, tokenizers::Tokenizer)>> = LazyLock::new(
     names.map(|&name| (name, tokenizers::Tokenizer::from_bytes(bytes(name)).unwrap())).collect()
 });
 
+/// Kinds that are few lines by hand: whole words, and BPE that tells the tokens at the ends of words; and two tokens put
+/// before a text.
+static BY_HAND: LazyLock<Vec<(&str, Arc<Tokenizer>, tokenizers::Tokenizer)>> = LazyLock::new(|| {
+    let letters = crate::vocabulary::alphabet();
+    let numbered = |texts: Vec<String>| {
+        texts.into_iter().zip(0u32..).map(|(text, id)| (text, id.into())).collect::<serde_json::Map<String, Value>>()
+    };
+    let with = |texts: &[&str], more: Vec<String>| {
+        numbered(texts.iter().map(|text| (*text).to_owned()).chain(letters.clone()).chain(more).collect())
+    };
+    let special = |id: u32, text: &str| {
+        json!({"id": id, "content": text, "special": true, "normalized": false,
+        "single_word": false, "lstrip": false, "rstrip": false})
+    };
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let affixed = |model: Value| {
+        json!({
+            "version": "1.0", "added_tokens": [special(0, "[UNK]")], "normalizer": {"type": "Lowercase"},
+            "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level, "model": model,
+        })
+    };
+    let suffixed = letters.iter().map(|letter| format!("{letter}</w>"));
+    let suffixed = suffixed.chain(["th", "the</w>", "an", "and</w>", "ll</w>"].map(String::from)).collect();
+    let prefixed = letters.iter().map(|letter| format!("#{letter}"));
+    let prefixed = prefixed.chain(["th", "the", "#an", "#and", "#ll"].map(String::from)).collect();
+    let files = [
+        (
+            "words",
+            json!({
+                "version": "1.0", "added_tokens": [special(0, "[UNK]"), special(1, "[CLS]")],
+                "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"SpecialToken": {"id": "[UNK]", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}}],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                    "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]},
+                        "[UNK]": {"id": "[UNK]", "ids": [0], "tokens": ["[UNK]"]}},
+                },
+                "model": {"type": "WordLevel", "unk_token": "[UNK]",
+                    "vocab": with(&["[UNK]", "[CLS]", "the", "tool", "...", "漢"], Vec::new())},
+            }),
+        ),
+        (
+            "ends of words",
+            affixed(json!({
+                "type": "BPE", "dropout": null, "unk_token": "[UNK]", "continuing_subword_prefix": "",
+                "end_of_word_suffix": "</w>", "fuse_unk": false, "vocab": with(&["[UNK]"], suffixed),
+                "merges": ["t h", "th e</w>", "a n", "an d</w>", "l l</w>"],
+            })),
+        ),
+        (
+            "beginnings of words",
+            affixed(json!({
+                "type": "BPE", "dropout": null, "unk_token": "[UNK]", "continuing_subword_prefix": "#",
+                "end_of_word_suffix": null, "fuse_unk": false, "vocab": with(&["[UNK]"], prefixed),
+                "merges": ["t #h", "th #e", "#a #n", "#an #d", "#l #l"],
+            })),
+        ),
+    ];
+    let read = |(name, json): (&'static str, Value)| {
+        let file = json.to_string();
+        let tokenizer = Tokenizer::from_hugging_face(file.as_bytes(), None, None);
+        let tokenizer = tokenizer.unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, Arc::new(tokenizer), tokenizers::Tokenizer::from_bytes(file).unwrap())
+    };
+    files.into_iter().map(read).collect()
+});
+
 /// Texts of what the steps tell apart, of added tokens, and of anything. What names a byte is left to the cases above.
 fn any_text() -> impl Strategy<Value = String> {
     let part = prop_oneof![
@@ -330,6 +425,18 @@ proptest! {
             let expected = reference.encode_fast(text.as_str(), false).unwrap();
             let ids = tokenizer.encode(&text, SpecialTokens::Parse).unwrap();
             prop_assert_eq!(&ids[..], expected.get_ids(), "{}: {:?}", name, text);
+        }
+    }
+
+    #[test]
+    fn any_text_gets_the_ids_of_the_library_by_kinds_made_by_hand(text in any_text(), words in "(the|and|all| |\\.|tool)*") {
+        for (name, tokenizer, reference) in &*BY_HAND {
+            for text in [&text, &words] {
+                let expected = reference.encode_fast(text.as_str(), true).unwrap();
+                let ids = tokenizer.encode_prompt(text, SpecialTokens::Parse).unwrap();
+                prop_assert_eq!(&ids[..], expected.get_ids(), "{}: {:?}", name, text);
+                prop_assert_eq!(decoded(tokenizer, &ids), reference.decode(&ids, false).unwrap(), "{}: {:?}", name, text);
+            }
         }
     }
 

@@ -2,9 +2,10 @@
 
 use crate::allocator::within_limit;
 use crate::vocabulary::{MERGES, added_token, texts, vocabulary};
-use freehold_formats::tokenizer::{AddedToken, TEXT_BYTES_MAX, Vocabulary, VocabularyModel};
-use freehold_formats::{Decoder, Error, PreTokenizer, SpecialTokens, Tokenizer};
+use freehold_formats::tokenizer::{AddedToken, Affixes, Normaliser, TEXT_BYTES_MAX, Vocabulary, VocabularyModel};
+use freehold_formats::{Decoder, Error, PreTokenizer, SpecialTokens, Strings, Tokenizer};
 use proptest::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 const ADDED: [(&str, bool); 4] = [("<|end|>", true), ("<|end|>>", true), ("<tool>", false), ("<|im_end|>", true)];
@@ -41,7 +42,7 @@ fn a_piece_that_is_a_token_skips_the_merges_where_asked() {
     parts.tokens.push("xyz").expect("room");
     for (ignore_merges, expected) in [(false, &["x", "y", "z"][..]), (true, &["xyz"])] {
         let merges = MERGES.iter().collect();
-        let model = VocabularyModel::Bpe { merges, ignore_merges, byte_fallback: false, fuse_unknown: false };
+        let model = bpe(merges, ignore_merges);
         let tokenizer = Tokenizer::new(Vocabulary { model, ..parts.clone() }).expect("a sound vocabulary");
         check(&tokenizer, "xyz", SpecialTokens::AsText, expected);
         check(&tokenizer, "xyzx", SpecialTokens::AsText, &["x", "y", "z", "x"]);
@@ -67,19 +68,52 @@ fn written_out_tokens_are_found_leftmost_and_longest() {
 }
 
 #[test]
-fn no_added_token_covers_a_break() {
-    let cases: [(&str, &[usize], &[&str]); 6] = [
-        ("<|end|>", &[1], &["<", "|", "e", "n", "d", "|", ">"]),
-        ("<|end|>", &[0, 7], &["<|end|>"]),
-        ("<|end|>>", &[7], &["<|end|>", ">"]),
-        ("<tool>", &[3], &["<", "t", "o", "o", "l", ">"]),
-        ("<|end|><|end|>", &[8], &["<|end|>", "<", "|", "e", "n", "d", "|", ">"]),
-        ("<tool><tool>", &[2, 3], &["<", "t", "o", "o", "l", ">", "<tool>"]),
+fn in_a_rendered_text_tokens_count_where_the_template_wrote_them() {
+    let written = |ranges: &[(usize, usize)]| ranges.iter().map(|&(start, end)| start..end).collect::<Vec<_>>();
+    let end: &[&str] = &["<", "|", "e", "n", "d", "|", ">"];
+    type Case<'c> = (&'c str, &'c [(usize, usize)], &'c [&'c str]);
+    let cases: [Case<'_>; 10] = [
+        ("<|end|>", &[], end),
+        ("<|end|>", &[(0, 7)], &["<|end|>"]),
+        ("<|end|>>", &[(0, 7)], &["<|end|>", ">"]),
+        ("<|end|>>", &[(0, 8)], &["<|end|>>"]),
+        ("<|end|>", &[(1, 7)], end),
+        ("<|end|><|end|>", &[(0, 7)], &[&["<|end|>"], end].concat()),
+        ("<|end|><|end|>", &[(7, 14)], &[end, &["<|end|>"]].concat()),
+        ("<|end|><tool>", &[(0, 13)], &["<|end|>", "<tool>"]),
+        // What is no range of this text, or overlaps the one before, counts for nothing.
+        ("<|end|>é", &[(7, 0), (0, 8), (3, usize::MAX), (0, 7), (2, 7)], &["<|end|>", "Ã", "©"]),
+        ("<tool><tool>", &[(6, 12), (0, 6)], &["<", "t", "o", "o", "l", ">", "<tool>"]),
     ];
     let tokenizer = tokenizer();
-    for (text, breaks, expected) in cases {
-        let ids = tokenizer.encode_with_breaks(text, breaks).expect("a short text");
-        assert_eq!(texts(&tokenizer, &ids), expected, "{text:?} {breaks:?}");
+    for (text, ranges, expected) in cases {
+        let ids = tokenizer.encode_rendered(text, &written(ranges)).expect("a short text");
+        assert_eq!(texts(&tokenizer, &ids), expected, "{text:?} {ranges:?}");
+    }
+    // White space, a character and a word are text wherever they stand, unless they are special.
+    let added = [("\n\n", true), ("漢", false), ("lazy", false), ("字", true)];
+    let tokenizer = Tokenizer::new(vocabulary(&added)).expect("a sound vocabulary");
+    let ids = tokenizer.encode_rendered("\n\n漢lazy字", &[]).expect("a short text");
+    assert_eq!(texts(&tokenizer, &ids), ["\n\n", "漢", "lazy", "å", "Ń", "Ĺ"]);
+}
+
+#[test]
+fn normalisation_makes_no_token_of_what_users_write() {
+    let mut parts = vocabulary(&[("<;>", true)]);
+    parts.added.iter_mut().for_each(|token| token.normalised = true);
+    parts.normaliser = Normaliser::nfc();
+    let tokenizer = Tokenizer::new(parts).expect("a sound vocabulary");
+    // Greek's question mark, of which the form makes a semicolon.
+    let text = "<\u{37e}><;>";
+    let plain = ["<", ";", ">"];
+    let parsed = tokenizer.encode(text, SpecialTokens::Parse).expect("a short text");
+    assert_eq!(texts(&tokenizer, &parsed), ["<;>", "<;>"]);
+    let second = 4..7;
+    for (ranges, expected) in
+        [(&[][..], [plain, plain].concat()), (std::slice::from_ref(&second), [&plain[..], &["<;>"]].concat())]
+    {
+        let ids = tokenizer.encode_rendered(text, ranges).expect("a short text");
+        assert_eq!(texts(&tokenizer, &ids), expected, "{ranges:?}");
     }
 }
 
@@ -180,16 +214,21 @@ fn long_runs_are_merged_in_bounded_time_and_memory() {
         let ids = within_limit(text.len(), || tokenizer.encode(&text, SpecialTokens::Parse)).expect("below the limit");
         assert_eq!(ids.iter().filter_map(|&id| tokenizer.token_bytes(id)).map(<[u8]>::len).sum::<usize>(), text.len());
     }
-    // Very many tokens and breaks.
+    // Very many tokens, of which every other one counts.
     let text = "<|end|>".repeat(100_000);
-    let breaks: Vec<usize> = (0..text.len()).step_by(7).map(|start| start + 1).collect();
-    assert_eq!(tokenizer.encode_with_breaks(&text, &breaks).expect("below the limit").len(), text.len());
+    let ranges: Vec<Range<usize>> = (0..text.len()).step_by(14).map(|start| start..start + 7).collect();
+    assert_eq!(tokenizer.encode_rendered(&text, &ranges).expect("below the limit").len(), 50_000 * 8);
+}
+
+fn bpe(merges: Strings, ignore_merges: bool) -> VocabularyModel {
+    let affixes = Affixes::default();
+    VocabularyModel::Bpe { merges, ignore_merges, byte_fallback: false, fuse_unknown: false, affixes }
 }
 
 /// The usual merges and one more.
 fn merging(merge: &str) -> VocabularyModel {
     let merges = MERGES.into_iter().chain([merge]).collect();
-    VocabularyModel::Bpe { merges, ignore_merges: false, byte_fallback: false, fuse_unknown: false }
+    bpe(merges, false)
 }
 
 #[test]
@@ -283,10 +322,9 @@ proptest! {
     }
 
     #[test]
-    fn with_breaks_everywhere_no_added_token_is_found(text in any_text()) {
+    fn where_the_template_wrote_nothing_no_added_token_is_found(text in any_text()) {
         let tokenizer = tokenizer();
-        let breaks: Vec<usize> = text.char_indices().map(|(offset, _)| offset).collect();
-        let ids = tokenizer.encode_with_breaks(&text, &breaks).expect("a short text");
+        let ids = tokenizer.encode_rendered(&text, &[]).expect("a short text");
         prop_assert!(ids.iter().all(|&id| id < tokenizer.vocabulary_size() as u32 - ADDED.len() as u32));
     }
 }

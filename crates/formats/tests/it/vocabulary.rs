@@ -1,6 +1,6 @@
 //! Small vocabularies for the tests of tokenizers.
 
-use freehold_formats::tokenizer::{AddedToken, Normaliser, Spelling, Vocabulary, VocabularyModel};
+use freehold_formats::tokenizer::{AddedToken, Affixes, Normaliser, Spelling, Vocabulary, VocabularyModel};
 use freehold_formats::{PreTokenizer, Tokenizer};
 
 /// Merges in the byte-level alphabet, where `Ġ` is a space.
@@ -27,6 +27,7 @@ pub(crate) fn vocabulary(added: &[(&str, bool)]) -> Vocabulary {
             ignore_merges: false,
             byte_fallback: false,
             fuse_unknown: false,
+            affixes: Affixes::default(),
         },
         added: (first..).zip(added).map(|(id, &(text, special))| added_token(id, text, special)).collect(),
         normaliser: Normaliser::default(),
@@ -37,6 +38,7 @@ pub(crate) fn vocabulary(added: &[(&str, bool)]) -> Vocabulary {
         unknown: None,
         padding: None,
         add_bos: false,
+        after_bos: Vec::new(),
         add_eos: false,
         ends: Vec::new(),
     }

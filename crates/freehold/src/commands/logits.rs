@@ -3,7 +3,7 @@
 use crate::cli::ComputeOptions;
 use crate::home::Home;
 use crate::{models, output};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use freehold_base::Hasher;
 use freehold_engine::{evaluate, numerics_id};
 use serde_json::json;
@@ -40,16 +40,6 @@ impl Options {
         let opened = models::open(home, Some(&self.model))?;
         let compute = self.compute.start()?;
         let model = opened.weights(&compute)?;
-        let vocabulary = model.config().vocabulary;
-        if let Some(id) = self.tokens.iter().find(|&&id| id as usize >= vocabulary) {
-            anyhow::bail!("token {id} is not in the vocabulary of {vocabulary} tokens: give ids below that");
-        }
-        ensure!(
-            self.tokens.len() <= model.config().context_length,
-            "{} tokens do not fit the model's context of {}: give fewer",
-            self.tokens.len(),
-            model.config().context_length
-        );
         let mut hasher = Hasher::new();
         let mut rows = Vec::new();
         evaluate(&model, &compute, self.compute.kv, &self.tokens, self.chunk as usize, self.all, &mut |_, row| {

@@ -38,11 +38,8 @@ impl Options {
         tokens.extend(tokenizer.encode(&text, SpecialTokens::AsText)?);
         let compute = self.compute.start()?;
         let model = opened.weights(&compute)?;
-        let vocabulary = model.config().vocabulary;
-        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
-            anyhow::bail!("the tokenizer gives token {id}, but the model's vocabulary has {vocabulary} tokens");
-        }
         let context = self.context as usize;
+        opened.check_context(&model, context)?;
         let bar = output::count_bar((tokens.len() / context) as u64, "Windows".to_owned());
         let result = perplexity(&model, &compute, self.compute.kv, &tokens, bos, context, &mut |done, _| {
             bar.set_position(done as u64);

@@ -1,12 +1,11 @@
 //! `freehold run`.
 
-use crate::chat::{self, AnswerOptions};
 use crate::cli::EngineArguments;
 use crate::home::Home;
 use crate::output::UsageError;
-use crate::{models, output};
+use crate::{chat, models, output};
 use anyhow::{Context as _, Result, ensure};
-use freehold_engine::{FinishReason, Sampling};
+use freehold_engine::{FinishReason, GenerationRequest, Sampling};
 use freehold_formats::SpecialTokens;
 use serde_json::json;
 use std::io::{IsTerminal as _, Read as _};
@@ -64,19 +63,25 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
         let is_chat = self.prompt.is_none() && std::io::stdin().is_terminal() && !json;
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            logit_bias: Vec::new(),
-            seed: self.seed,
+        let settings = GenerationRequest {
+            prompt: Vec::new(),
+            max_tokens: Some(self.max_tokens as usize),
+            sampling: Sampling {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+                presence_penalty: self.presence_penalty,
+                frequency_penalty: self.frequency_penalty,
+                logit_bias: Vec::new(),
+                seed: self.seed,
+            },
+            stop: self.stop,
+            logprobs: None,
         };
         // Before a model is fetched and loaded for nothing.
-        sampling.check().map_err(|error| UsageError(error.to_string()))?;
+        settings.check_settings().map_err(|error| UsageError(error.to_string()))?;
         let question = match &self.prompt {
             Some(prompt) => prompt.clone(),
             None if is_chat => String::new(),
@@ -84,12 +89,11 @@ impl Options {
         };
         let opened = models::open(home, Some(&self.model))?;
         let (engine, text) = self.engine.start(&opened)?;
-        let options = AnswerOptions { sampling, max_tokens: Some(self.max_tokens as usize), stop: self.stop };
         // Small models answer better to a plain system message than to the one that some templates bring.
         let system = (!self.system.is_empty()).then_some(self.system.as_str());
         chat::catch_interrupts()?;
         if is_chat {
-            return chat::converse(&engine, &text, system, &options);
+            return chat::converse(&engine, &text, system, &settings);
         }
         let prompt = if self.raw {
             text.tokenizer().encode_prompt(&question, SpecialTokens::Parse)?
@@ -99,7 +103,7 @@ impl Options {
             chat::prompt(&text, &system.into_iter().chain([user]).collect::<Vec<_>>())?
         };
         let mut show = |text: &str| if json { Ok(()) } else { output::print_part(text) };
-        let answer = chat::answer(&engine, prompt, &options, &mut show)?;
+        let answer = chat::answer(&engine, GenerationRequest { prompt, ..settings }, &mut show)?;
         let finished = &answer.finished;
         if json {
             output::print_json(&json!({

@@ -54,7 +54,7 @@ impl Options {
         if self.no_repair {
             bail!("{left} damaged or missing: `freehold scrub` without --no-repair fetches again what models need");
         }
-        let is_kept = |fault: &Fault| fault.kind != FaultKind::Missing && !is_mended(fault);
+        let is_kept = |fault: &Fault| fault.kind == FaultKind::Damaged && !is_mended(fault);
         let kept = if scrubbed.faults.iter().any(is_kept) {
             let directory = hub.store().ingest_directory();
             format!("; damaged bytes are kept in {} until `freehold rm --unused`", directory.display())
@@ -68,9 +68,10 @@ impl Options {
     }
 }
 
-/// Whether the blob is whole again, or was set aside and nobody misses it.
+/// Whether the blob is whole again, or was set aside and nobody misses it. What cannot be read is left alone.
 fn is_mended(hub: &Hub, fault: &Fault) -> bool {
-    fault.needed_by.is_empty() || hub.store().has(&fault.digest)
+    let is_readable = !matches!(fault.kind, FaultKind::Unreadable(_));
+    is_readable && (fault.needed_by.is_empty() || hub.store().has(&fault.digest))
 }
 
 fn print(scrubbed: &Scrubbed, errors: &[(String, String)], is_mended: &dyn Fn(&Fault) -> bool) -> Result<()> {

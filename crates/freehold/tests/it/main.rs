@@ -3,5 +3,6 @@
 mod commands;
 mod convert;
 mod errors;
+mod interrupted;
 mod program;
 mod serve;

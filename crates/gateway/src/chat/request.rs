@@ -8,12 +8,6 @@ use freehold_engine::{GenerationRequest, Sampling};
 use serde_json::{Map, Value, json};
 use std::ops::RangeInclusive;
 
-/// At most this many texts end an answer, each of at most this many bytes. The number is OpenAI's.
-const STOP_TEXTS: usize = 4;
-const STOP_BYTES: usize = 1024;
-/// OpenAI's bound.
-const TOP_LOGPROBS: u64 = 20;
-
 /// Reads a request, naming the field that does not fit.
 pub(super) fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
     // The types would be read from arrays as well.
@@ -148,9 +142,10 @@ fn max_tokens(request: &ChatRequest) -> Result<Option<usize>, Refusal> {
 fn logprobs(request: &ChatRequest) -> Result<Option<usize>, Refusal> {
     let wanted = request.logprobs.unwrap_or(false);
     match request.top_logprobs {
-        Some(top) if top > TOP_LOGPROBS => {
-            Err(Refusal::invalid("top_logprobs", format!("`top_logprobs` must be between 0 and {TOP_LOGPROBS}.")))
-        }
+        Some(top) if top > GenerationRequest::MAX_TOP_LOGPROBS as u64 => Err(Refusal::invalid(
+            "top_logprobs",
+            format!("`top_logprobs` must be between 0 and {}.", GenerationRequest::MAX_TOP_LOGPROBS),
+        )),
         Some(top) if top > 0 && !wanted => {
             Err(Refusal::invalid("top_logprobs", "`top_logprobs` needs `logprobs` to be true."))
         }
@@ -164,11 +159,12 @@ fn stop(stop: Option<Stop>) -> Result<Vec<String>, Refusal> {
         Some(Stop::One(text)) => vec![text],
         Some(Stop::Many(texts)) => texts,
     };
-    if texts.len() > STOP_TEXTS {
-        return Err(Refusal::invalid("stop", format!("`stop` may hold at most {STOP_TEXTS} texts.")));
+    let (most_texts, most_bytes) = (GenerationRequest::MAX_STOP_TEXTS, GenerationRequest::MAX_STOP_BYTES);
+    if texts.len() > most_texts {
+        return Err(Refusal::invalid("stop", format!("`stop` may hold at most {most_texts} texts.")));
     }
-    if texts.iter().any(|text| text.is_empty() || text.len() > STOP_BYTES) {
-        return Err(Refusal::invalid("stop", format!("Each text of `stop` must have 1 to {STOP_BYTES} bytes.")));
+    if texts.iter().any(|text| text.is_empty() || text.len() > most_bytes) {
+        return Err(Refusal::invalid("stop", format!("Each text of `stop` must have 1 to {most_bytes} bytes.")));
     }
     Ok(texts)
 }
@@ -234,8 +230,12 @@ fn logit_bias(request: &ChatRequest, model: &ModelInfo) -> Result<Vec<(u32, f32)
                 format!("The keys of `logit_bias` must be token ids, 0 to {last} for this model."),
             ));
         };
-        if !(-100.0..=100.0).contains(&bias) {
-            return Err(Refusal::invalid("logit_bias", "The values of `logit_bias` must be between -100 and 100."));
+        let most = Sampling::MAX_BIAS;
+        if !(f64::from(-most)..=f64::from(most)).contains(&bias) {
+            return Err(Refusal::invalid(
+                "logit_bias",
+                format!("The values of `logit_bias` must be between -{most} and {most}."),
+            ));
         }
         checked.push((id, bias as f32));
     }

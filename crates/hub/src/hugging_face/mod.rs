@@ -65,7 +65,7 @@ impl HuggingFace {
         if is_commit(revision) {
             return Ok(revision.to_owned());
         }
-        let url = self.url(&["api", "models", &name.repository, "revision", revision]);
+        let url = self.url(&["api/models", &name.repository, "revision"], Some(revision));
         parse_revision(&self.document(name, &url, REVISION_LIMIT_BYTES, go_on)?.body)
     }
 
@@ -77,7 +77,7 @@ impl HuggingFace {
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Vec<ListedFile>, HubError> {
         let wrong = |reason: String| HubError::Answer { what: "the list of files", reason };
-        let mut next = self.url(&["api", "models", &name.repository, "tree", commit]);
+        let mut next = self.url(&["api/models", &name.repository, "tree", commit], None);
         next.set_query(Some("recursive=true&expand=false"));
         let mut files = Vec::new();
         let mut paths = BTreeSet::new();
@@ -104,7 +104,7 @@ impl HuggingFace {
 
     /// Where the bytes of a file are.
     pub(crate) fn file_url(&self, name: &HuggingFaceName, commit: &str, path: &str) -> Url {
-        self.url(&[&name.repository, "resolve", commit, path])
+        self.url(&[&name.repository, "resolve", commit, path], None)
     }
 
     /// The request for the bytes at `url`.
@@ -146,7 +146,7 @@ impl HuggingFace {
     /// A refusal as a sentence that says what to do.
     pub(crate) fn explain(&self, name: &HuggingFaceName, error: HubError) -> HubError {
         let HubError::Status { status, code, .. } = &error else { return error };
-        let (page, host) = (shown(&self.url(&[&name.repository])), host(&self.endpoint));
+        let (page, host) = (shown(&self.url(&[&name.repository], None)), host(&self.endpoint));
         let revision = name.revision.as_deref().unwrap_or("main");
         let reason = match (code.as_deref(), status) {
             (Some("GatedRepo"), _) if self.authorization.is_some() => format!(
@@ -184,11 +184,11 @@ impl HuggingFace {
         answer.and_then(Answer::success).map_err(|error| self.explain(name, error))
     }
 
-    /// An address below the endpoint. What is not plain in a part is escaped; `/` in it parts it.
-    fn url(&self, parts: &[&str]) -> Url {
+    /// An address below the endpoint. What is not plain is escaped; `/` parts `paths`, but not `last`.
+    fn url(&self, paths: &[&str], last: Option<&str>) -> Url {
         let mut url = self.endpoint.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(parts.iter().flat_map(|part| part.split('/')));
+            segments.pop_if_empty().extend(paths.iter().flat_map(|path| path.split('/'))).extend(last);
         }
         url
     }

@@ -1,6 +1,8 @@
 //! `hf:ORG/REPO[@REV][/FILE]`.
 
 use crate::HubError;
+use crate::reference::as_name;
+use freehold_store::validate_file_path;
 use std::fmt;
 
 /// A repository as Hugging Face names it, and what of it is meant.
@@ -8,7 +10,7 @@ use std::fmt;
 pub struct HuggingFaceName {
     /// `ORG/REPO`; a few old repositories have no `ORG`.
     pub repository: String,
-    /// A branch, a tag or a commit; without one, `main`.
+    /// A branch, a tag, a commit, or a reference of three parts such as `refs/pr/1`; without one, `main`.
     pub revision: Option<String>,
     /// One file of it; without one, what a model needs.
     pub file: Option<String>,
@@ -29,28 +31,25 @@ impl HuggingFaceName {
     }
 
     fn read(text: &str) -> Option<Self> {
-        let (text, revision, mut file) = match text.split_once('@') {
-            None => (text, None, None),
-            Some((repository, rest)) => match rest.split_once('/') {
-                None => (repository, Some(rest.to_owned()), None),
-                Some((revision, file)) => (repository, Some(revision.to_owned()), Some(file.to_owned())),
-            },
-        };
-        let mut parts = text.splitn(3, '/');
-        let mut repository = parts.next()?.to_owned();
-        if let Some(name) = parts.next() {
-            repository = format!("{repository}/{name}");
-        }
-        if let Some(rest) = parts.next() {
-            if file.is_some() {
-                return None;
+        // In a file's name, `@` has no meaning.
+        let (repository, revision, file) = match text.split_once('@') {
+            Some((repository, rest)) if repository.matches('/').count() < 2 => {
+                let (revision, file) = split_at_slash(rest, if rest.starts_with("refs/") { 3 } else { 1 });
+                (repository, Some(revision), file)
             }
-            file = Some(rest.to_owned());
-        }
-        let plain = repository.split('/').all(is_plain)
-            && revision.iter().all(|revision| is_plain(revision))
-            && file.iter().all(|file| file.split('/').all(is_plain));
-        plain.then_some(Self { repository, revision, file })
+            _ => {
+                let (repository, file) = split_at_slash(text, 2);
+                (repository, None, file)
+            }
+        };
+        let is_sound = repository.split('/').all(is_plain)
+            && revision.is_none_or(|revision| revision.split('/').all(is_plain))
+            && file.is_none_or(|file| validate_file_path(file).is_ok());
+        is_sound.then(|| Self {
+            repository: repository.to_owned(),
+            revision: revision.map(str::to_owned),
+            file: file.map(str::to_owned),
+        })
     }
 
     /// One file of the same.
@@ -59,10 +58,10 @@ impl HuggingFaceName {
     }
 
     /// The name that its model gets in a store.
-    pub(crate) fn model_name(&self) -> String {
+    pub(crate) fn model_name(&self) -> Option<String> {
         match &self.file {
-            Some(file) => format!("{}/{}", self.repository, file.trim_end_matches(".gguf")),
-            None => self.repository.clone(),
+            Some(file) => as_name(&format!("{}/{}", self.repository, file.trim_end_matches(".gguf")), "._-+/"),
+            None => as_name(&self.repository, "._-+/"),
         }
     }
 
@@ -85,9 +84,15 @@ impl fmt::Display for HuggingFaceName {
     }
 }
 
-/// A part of a name that is safe to join to a path or an address.
+/// The first `parts` parts of a path, and the rest of it, if there is any.
+fn split_at_slash(text: &str, parts: usize) -> (&str, Option<&str>) {
+    let slash = text.match_indices('/').nth(parts - 1);
+    slash.map_or((text, None), |(at, _)| (&text[..at], Some(&text[at + 1..])))
+}
+
+/// A part of a name that is safe to join to a path or an address: what Hugging Face and Ollama allow in theirs.
 pub(crate) fn is_plain(part: &str) -> bool {
     part.len() <= 120
-        && part.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && part.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
         && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }

@@ -21,13 +21,15 @@ impl Hub {
     pub(crate) fn pull_repository(
         &self,
         wanted: &HuggingFaceName,
+        ingest: &Ingest<'_>,
         naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
         let name = naming.name;
-        let service = self.hugging_face()?;
-        let ingest = self.store().ingest()?;
-        let _lock = ingest.lock(&format!("hf:{wanted}"), &mut || watch(&Status::waiting(name, 0, None)))?;
+        let service = match self.hugging_face(wanted) {
+            Err(error @ HubError::Offline { .. }) => return self.stored(wanted, naming, watch)?.ok_or(error),
+            service => service?,
+        };
         let label = format!("hf:{wanted}");
         let go_on = &mut || watch(&Status::resolving(&label));
         let commit = service.commit(wanted, go_on)?;
@@ -42,7 +44,7 @@ impl Hub {
         if let Some(model) = self.present(naming, &origin, watch)? {
             return Ok(Pulled { model, was_present: true });
         }
-        let repository = Repository { service: &service, ingest: &ingest, name: &pinned };
+        let repository = Repository { service: &service, ingest, name: &pinned };
         let files = repository.fetch(self, &selection, &listed, name, watch)?;
         let paths = files.iter().map(|file| (file.path.clone(), self.store().blob_path(&file.digest))).collect();
         let mut facts = facts_of(paths, &origin.to_string())?;
@@ -56,9 +58,28 @@ impl Hub {
         Ok(Pulled { model, was_present: false })
     }
 
-    pub(crate) fn hugging_face(&self) -> Result<HuggingFace, HubError> {
+    /// What the store has of a repository, where nobody is to be asked.
+    fn stored(
+        &self,
+        wanted: &HuggingFaceName,
+        naming: Naming<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<Pulled>, HubError> {
+        let source = Source::HuggingFace(wanted.clone());
+        let Some(model) = self.store().resolve(naming.name).ok().filter(|model| source.is_met_by(model)) else {
+            return Ok(None);
+        };
+        must_be(naming.expected, model.digest, naming.name)?;
+        Ok(self.is_sound(&model, watch)?.then_some(Pulled { model, was_present: true }))
+    }
+
+    /// The hub to ask for `name`.
+    pub(crate) fn hugging_face(&self, name: &HuggingFaceName) -> Result<HuggingFace, HubError> {
         let options = self.options();
-        let network = Network::from_environment(options.retry_wait);
+        if options.hugging_face_offline {
+            return Err(HubError::Offline { reference: format!("hf:{name}") });
+        }
+        let network = Network::from_environment(options);
         HuggingFace::new(&options.hugging_face_endpoint, options.hugging_face_token.as_ref(), &network)
     }
 }

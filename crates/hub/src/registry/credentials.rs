@@ -1,6 +1,7 @@
 //! Passwords for registries, where `docker login`, `podman login` and `oras login` put them.
 
 use super::RegistryName;
+use super::name::registry_of;
 use crate::secret::Secret;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -42,5 +43,26 @@ fn fit(key: &str, name: &RegistryName) -> Option<usize> {
     let path = if address.is_some() { "" } else { path };
     let rest = name.repository.strip_prefix(path)?;
     let is_whole = path.is_empty() || rest.is_empty() || rest.starts_with('/');
-    (host == name.host && is_whole).then_some(path.len())
+    (registry_of(host) == name.host && is_whole).then_some(path.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fit;
+    use crate::RegistryName;
+
+    /// `docker login` keeps its own registry's password under a name of old.
+    #[test]
+    fn the_keys_of_dockers_own_registry() {
+        let name = RegistryName::parse("oci://docker.io/team/model").unwrap();
+        for (key, expected) in [
+            ("https://index.docker.io/v1/", Some(0)),
+            ("docker.io", Some(0)),
+            ("registry-1.docker.io/team", Some(4)),
+            ("https://hub.docker.com/", None),
+            ("docker.io.example", None),
+        ] {
+            assert_eq!(fit(key, &name), expected, "{key}");
+        }
+    }
 }

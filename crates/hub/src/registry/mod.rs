@@ -17,7 +17,7 @@ use crate::HubError;
 use crate::answers::{Challenge, parse_challenge, parse_token};
 use crate::http::{Answer, Failure, Http, Network, Resource, host};
 use crate::options::Options;
-use crate::reference::{is_internal, is_loopback};
+use crate::reference::is_loopback;
 use crate::secret::Secret;
 use freehold_base::Digest;
 use reqwest::Method;
@@ -56,7 +56,7 @@ struct Registry<'a> {
 
 impl<'a> Registry<'a> {
     fn new(name: &'a RegistryName, access: Access, options: &Options) -> Result<Self, HubError> {
-        let network = Network::from_environment(options.retry_wait);
+        let network = Network::from_environment(options);
         Ok(Self {
             http: Http::new(&network)?,
             base: name.base().ok_or_else(|| name.refused("its host is no address"))?,
@@ -121,9 +121,10 @@ impl<'a> Registry<'a> {
         // A registry on this machine itself is asked without TLS; its password must not leave the machine so.
         let may_be_plain = self.name.is_plain_http || (self.base.scheme() == "http" && is_loopback(&url));
         let is_safe = url.scheme() == "https" || (url.scheme() == "http" && may_be_plain);
-        if !is_safe || (is_internal(&url) && !is_internal(&self.base)) {
+        if !is_safe {
             return Err(wrong("it is not as well protected as the registry"));
         }
+        self.http.lead(&self.base, &url)?;
         let actions = if self.access == Access::Push { "pull,push" } else { "pull" };
         if let Some(service) = service {
             url.query_pairs_mut().append_pair("service", service);

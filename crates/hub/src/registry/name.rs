@@ -7,6 +7,10 @@ use url::Url;
 
 const SCHEME: &str = "oci://";
 const PLAIN_SCHEME: &str = "oci+http://";
+/// Docker's registry: what it is called, what else it is called, and the host that answers.
+const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_OTHER: [&str; 2] = ["index.docker.io", DOCKER_HUB_HOST];
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
 /// A model in an OCI registry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +40,8 @@ impl RegistryName {
         text.starts_with("oci:") || text.starts_with(PLAIN_SCHEME)
     }
 
-    /// Reads `oci://HOST/NAME`, with `:TAG` or `@sha256:DIGEST`; without either, the tag `latest` is meant.
+    /// Reads `oci://HOST/NAME`, with `:TAG` or `@sha256:DIGEST`; without either, the tag `latest` is meant. At
+    /// `docker.io` a name of one part is one of `library/`, as Docker has it.
     ///
     /// # Errors
     /// [`HubError::Reference`].
@@ -66,7 +71,10 @@ impl RegistryName {
         {
             return Err(wrong("a tag has up to 128 letters, digits and . _ -"));
         }
-        let name = Self { host: host.to_owned(), repository: repository.to_owned(), version, is_plain_http };
+        let host = registry_of(host);
+        let is_short = host == DOCKER_HUB && !repository.contains('/');
+        let repository = if is_short { format!("library/{repository}") } else { repository.to_owned() };
+        let name = Self { host: host.to_owned(), repository, version, is_plain_http };
         let url = name.base().ok_or_else(|| wrong(form))?;
         // What is more than a host and a port has been read as something else: a user, a path.
         let host_alone = url.username().is_empty() && url.password().is_none() && url.path() == "/";
@@ -76,9 +84,10 @@ impl RegistryName {
 
     /// The registry's address.
     pub(crate) fn base(&self) -> Option<Url> {
-        let secure = Url::parse(&format!("https://{}/", self.host)).ok()?;
+        let host = if self.host == DOCKER_HUB { DOCKER_HUB_HOST } else { &self.host };
+        let secure = Url::parse(&format!("https://{host}/")).ok()?;
         if self.is_plain_http || crate::reference::is_loopback(&secure) {
-            return Url::parse(&format!("http://{}/", self.host)).ok();
+            return Url::parse(&format!("http://{host}/")).ok();
         }
         Some(secure)
     }
@@ -121,6 +130,11 @@ impl fmt::Display for Version {
     }
 }
 
+/// The registry that a host stands for: Docker's has several names.
+pub(super) fn registry_of(host: &str) -> &str {
+    if DOCKER_HUB_OTHER.contains(&host) { DOCKER_HUB } else { host }
+}
+
 /// As the distribution specification has it: runs of letters and digits, parted by `.`, `_`, `__` or dashes.
 fn is_component(text: &str) -> bool {
     let is_run = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -135,4 +149,23 @@ fn is_tag(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text.bytes().next().is_some_and(is_word)
         && text.bytes().all(|byte| is_word(byte) || b".-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RegistryName;
+
+    /// Which host is asked cannot be seen from outside without a network.
+    #[test]
+    fn the_registry_that_answers() {
+        for (text, base) in [
+            ("oci://docker.io/model", "https://registry-1.docker.io/"),
+            ("oci://index.docker.io/team/model", "https://registry-1.docker.io/"),
+            ("oci://ghcr.io/team/model", "https://ghcr.io/"),
+            ("oci://localhost:5000/model", "http://localhost:5000/"),
+            ("oci+http://registry.example/model", "http://registry.example/"),
+        ] {
+            assert_eq!(RegistryName::parse(text).unwrap().base().unwrap().as_str(), base, "{text}");
+        }
+    }
 }

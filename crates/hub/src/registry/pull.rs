@@ -16,14 +16,13 @@ impl Hub {
     pub(crate) fn pull_from_registry(
         &self,
         wanted: &RegistryName,
+        ingest: &Ingest<'_>,
         naming: Naming<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Pulled, HubError> {
         let name = naming.name;
         let label = wanted.to_string();
         let mut registry = Registry::new(wanted, Access::Pull, self.options())?;
-        let ingest = self.store().ingest()?;
-        let _lock = ingest.lock(&label, &mut || watch(&Status::waiting(name, 0, None)))?;
         let (digest, manifest) = registry.manifest(&mut || watch(&Status::resolving(&label)))?;
         let origin = Source::Registry(wanted.pinned(digest));
         must_be(naming.expected, digest, name)?;
@@ -40,7 +39,7 @@ impl Hub {
         let config = ("the configuration", blobs.config.digest, blobs.config.size_bytes);
         let files = blobs.files.iter().map(|file| (file.path.as_str(), file.digest, file.size_bytes));
         for (what, digest, size_bytes) in [config].into_iter().chain(files) {
-            registry.fetch(&ingest, what, digest, Some(size_bytes), &mut transfer)?;
+            registry.fetch(ingest, what, digest, Some(size_bytes), &mut transfer)?;
         }
         let paths = blobs.files.iter().map(|file| (file.path.clone(), self.store().blob_path(&file.digest)));
         facts_of(paths.collect(), &label)?;

@@ -20,7 +20,13 @@ fn references_are_read_and_written_back() {
         "hf:org/repo@v1.0",
         "hf:org/repo/folder/a.gguf",
         "hf:org/repo@main/a.gguf",
-        &format!("https://example.org/a/b.gguf?x=1#sha256={hex}"),
+        "hf:_org/_repo",
+        "hf:org/repo@refs/pr/1",
+        "hf:org/repo@refs/pr/1/a.gguf",
+        "hf:org/repo/_a/.b/My model (1)+é=,%2f.gguf",
+        "hf:org/repo/a@b.gguf",
+        "hf:org/repo@main/a@b.gguf",
+        &format!("https://example.org/a/b.gguf#sha256={hex}"),
         &format!("http://localhost:8000/b.gguf#sha256={hex}"),
     ] {
         let Reference::Source(source) = Reference::parse(text).unwrap() else { panic!("{text}") };
@@ -35,11 +41,21 @@ fn references_are_read_and_written_back() {
         ("oci://example.org/team/smol", Some("smol:latest")),
         ("hf:Org/Repo@main", Some("Org/Repo")),
         ("hf:Org/Repo/A.Q4.gguf", Some("Org/Repo/A.Q4")),
+        ("hf:_org/repo/My model (1).gguf", Some("org/repo/My-model--1")),
         (&format!("https://example.org/X.gguf#sha256={hex}"), Some("x")),
         (&format!("https://example.org/#sha256={hex}"), None),
     ] {
         let source = Source::parse(text).unwrap().unwrap();
         assert_eq!(source.default_name().as_deref(), name, "{text}");
+    }
+    // Docker's own registry has several names, and short ones for what it keeps itself.
+    for (text, expected) in [
+        ("oci://docker.io/smol", "oci://docker.io/library/smol:latest"),
+        ("oci://index.docker.io/smol:1", "oci://docker.io/library/smol:1"),
+        ("oci://registry-1.docker.io/team/smol", "oci://docker.io/team/smol:latest"),
+        ("oci://example.org/smol", "oci://example.org/smol:latest"),
+    ] {
+        assert_eq!(Source::parse(text).unwrap().unwrap().to_string(), expected);
     }
     let Reference::Name { name, digest } = Reference::parse(&format!("smollm2:135m@sha256:{hex}")).unwrap() else {
         panic!()
@@ -72,8 +88,11 @@ fn what_cannot_be_fetched_is_said() {
         ("hf:", "must look like hf:ORG/REPO"),
         ("hf:../x", "must look like hf:ORG/REPO"),
         ("hf:org/repo@../../x", "must look like hf:ORG/REPO"),
-        ("hf:org/repo/a%2fb.gguf", "must look like hf:ORG/REPO"),
-        ("hf:org/repo/a.gguf@main/b.gguf", "must look like hf:ORG/REPO"),
+        ("hf:org/repo@refs/../x", "must look like hf:ORG/REPO"),
+        ("hf:org/repo@refs/pr/../a.gguf", "must look like hf:ORG/REPO"),
+        ("hf:org/repo/../a.gguf", "must look like hf:ORG/REPO"),
+        ("hf:org/repo/a\\b.gguf", "must look like hf:ORG/REPO"),
+        ("hf:org/repo//etc/a.gguf", "must look like hf:ORG/REPO"),
         ("ollama:x", "freehold import"),
         ("file:", "a path"),
         ("file://elsewhere/x", "no file of this machine"),

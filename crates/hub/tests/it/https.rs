@@ -121,11 +121,11 @@ fn no_proxy_stands_before_this_machine_itself() {
     assert_eq!((server.take_requests().len(), proxy.take_requests().len()), (1, 0));
 }
 
-/// Bytes that come again and again are no progress: such a server is given up like one that sends none.
+/// Bytes that come again and again are no progress, nor are a few: such a server is given up like one that sends none.
 #[test]
-fn a_server_that_sends_the_same_again_is_given_up() {
+fn a_server_that_sends_the_same_or_little_is_given_up() {
     let bytes = gguf("Tiny", SIZE);
-    for case in ["sends another range", "ignores ranges"] {
+    for case in ["sends another range", "ignores ranges", "sends little"] {
         let body = bytes.clone();
         let turn = AtomicUsize::new(0);
         let server = Server::new(move |request| match (turn.fetch_add(1, Ordering::SeqCst), case) {
@@ -134,10 +134,111 @@ fn a_server_that_sends_the_same_again_is_given_up() {
             (_, "sends another range") if request.range.is_some() => Reply::whole(&body)
                 .header(&format!("Content-Range: bytes 0-{}/{}", body.len() - 1, body.len()))
                 .called_partial(),
-            _ => Reply::whole(&body).cut(1000),
+            (1.., "sends little") => Reply::range(request, &body).cut(1000),
+            _ => Reply::whole(&body).cut(100_000),
         });
         assert_says(Home::new().pull(&reference(&server, &bytes)), &["broke off again and again"]);
         assert_eq!(server.take_requests().len(), 5, "{case}");
+    }
+}
+
+/// A connection that brings next to nothing holds nobody, and what it brought is kept.
+#[test]
+fn a_server_that_is_silent_or_drips_is_given_up() {
+    let bytes = gguf("Tiny", SIZE);
+    for (case, parts) in [
+        ("silent", &["broke off again and again", "timed out", "once more"][..]),
+        ("dripping", &["comes too slowly", "once more", "goes on from where it stopped"]),
+    ] {
+        let body = bytes.clone();
+        let turn = AtomicUsize::new(0);
+        let server = Server::new(move |request| match (turn.fetch_add(1, Ordering::SeqCst), case) {
+            (0, "silent") => Reply::range(request, &body).silent_after(300_000),
+            (0, _) => Reply::range(request, &body).dripping_after(300_000),
+            (1..=4, "silent") => Reply::range(request, &body).silent_after(0),
+            (1..=4, _) => Reply::range(request, &body).dripping_after(0),
+            _ => Reply::range(request, &body),
+        });
+        let home = Home::new();
+        home.write("patience", "400");
+        assert_says(home.pull(&reference(&server, &bytes)), parts);
+        assert!(server.take_requests().len() <= 5, "{case}");
+        home.write("patience", "60000");
+        home.pull(&reference(&server, &bytes)).unwrap();
+        assert_eq!(content(&home.hub(), "tiny"), bytes, "{case}");
+        assert!(server.take_requests()[0].range.is_some(), "{case}");
+    }
+}
+
+#[test]
+fn a_file_whose_size_nobody_tells_has_a_limit() {
+    let bytes = gguf("Tiny", SIZE);
+    let body = bytes.clone();
+    let server = Server::new(move |request| Reply::range(request, &body).without_length());
+    let home = Home::new();
+    home.write("size-limit", "600000");
+    assert_says(
+        home.pull(&reference(&server, &bytes)),
+        &["does not tell the size of", "more than 600.0 kB came", "`freehold pull file:PATH`"],
+    );
+    let part = home.hub().store().ingest_directory().join(format!("{}.part", Digest::of(&bytes).hex()));
+    assert_eq!(fs::metadata(part).unwrap().len(), 0);
+    assert_eq!(server.take_requests().len(), 1);
+    home.write("size-limit", bytes.len().to_string());
+    home.pull(&reference(&server, &bytes)).unwrap();
+    assert_eq!(content(&home.hub(), "tiny"), bytes);
+}
+
+/// What of an address may be a secret is used, and neither kept, nor shown, nor told to whom the server leads to.
+#[test]
+fn secrets_in_an_address_are_not_kept() {
+    let bytes = gguf("Tiny", 1000);
+    let body = bytes.clone();
+    let storage = Arc::new(Server::new(move |request| Reply::range(request, &body)));
+    let redirect = Arc::clone(&storage);
+    let server = Server::new(move |request| match request.path.as_str() {
+        "/Tiny.gguf?token=hidden" if request.authorization.as_deref() == Some("Basic dXNlcjpzZWNyZXQ=") => {
+            Reply::status(302).header(&format!("Location: {}", redirect.url("/signed")))
+        }
+        _ => Reply::status(403),
+    });
+    let digest = Digest::of(&bytes).hex();
+    let address = format!("http://user:secret@{}/Tiny.gguf?token=hidden", server.host());
+    let reference = format!("{address}#sha256={digest}");
+    let home = Home::new();
+    let model = home.pull(&reference).unwrap().model;
+    let told = &storage.take_requests()[0];
+    assert!(told.authorization.is_none() && told.referer.is_none(), "{told:?}");
+    let source = format!("http://…@{}/Tiny.gguf?…#sha256={digest}", server.host());
+    assert_eq!(model.source.as_ref(), Some(&source));
+    assert!(home.pull(&reference).unwrap().was_present);
+    let index = fs::read_to_string(home.hub().store().root().join("index.json")).unwrap();
+    assert!(!index.contains("secret") && !index.contains("hidden"), "{index}");
+
+    // So nobody can fetch it again but who has the address.
+    let hub = home.hub();
+    fs::remove_file(hub.store().blob_path(&Digest::of(&bytes))).unwrap();
+    server.take_requests();
+    let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+    let repairs = hub.repair(&faults, &mut quiet).unwrap();
+    let error = repairs[0].result.as_ref().unwrap_err().to_string();
+    assert!(error.contains("is not kept: pull it once more by its whole address"), "{error}");
+    assert_says(home.pull(&source), &[&source, "by its whole address"]);
+    assert!(server.take_requests().is_empty());
+    home.pull(&reference).unwrap();
+    assert_eq!(content(&hub, "tiny"), bytes);
+
+    for wrong in [
+        address.clone(),
+        format!("{address}#sha256=12"),
+        format!("{}#sha256={digest}", address.replace("http:", "ftp:")),
+        format!("{}#sha256={digest}", address.replace(&server.host(), "example.org")),
+        format!("{}#sha256={}", address, Digest::of(b"").hex()),
+        format!("{}&x#sha256={digest}", address.replace("Tiny", "Other")),
+        "oci://user:secret@example.org/x".to_owned(),
+    ] {
+        let error = Home::new().pull(&wrong).unwrap_err().to_string();
+        assert!(!error.contains("secret") && !error.contains("hidden"), "{error}");
     }
 }
 

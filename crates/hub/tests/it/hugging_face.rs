@@ -4,8 +4,7 @@ use crate::local::{CONFIG, MODEL_CARD, safetensors};
 use crate::server::{Reply, Request, Server};
 use crate::{Home, assert_says, content, gguf, quiet};
 use freehold_base::Digest;
-use freehold_hub::Stage;
-use freehold_hub::answers::{parse_next_link, parse_revision, parse_tree, parse_weight_index};
+use freehold_hub::{HubError, Stage};
 use freehold_store::Model;
 use serde_json::{Value, json};
 use sha1::Digest as _;
@@ -35,13 +34,24 @@ fn tree(files: &[File]) -> Value {
     files.iter().map(entry).chain([json!({"type": "directory", "oid": COMMIT, "size": 0, "path": "folder"})]).collect()
 }
 
+/// An address as it was before what is not plain was escaped.
+fn unescaped(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(&part[..2], 16).unwrap());
+        bytes.extend(part[2..].bytes());
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
 /// The answers of a hub that has `org/repo` at `commit`.
 fn answer(request: &Request, commit: &str, files: &[File]) -> Reply {
-    let path = request.path.split('?').next().unwrap();
+    let path = &unescaped(request.path.split('?').next().unwrap());
     if path.starts_with("/api/models/org/repo/revision/") {
         return Reply::whole(json!({"id": "org/repo", "sha": commit, "siblings": []}).to_string().as_bytes());
     }
-    if path == format!("/api/models/org/repo/tree/{commit}") {
+    if *path == format!("/api/models/org/repo/tree/{commit}") {
         return Reply::whole(tree(files).to_string().as_bytes());
     }
     let wanted = path.strip_prefix(&format!("/org/repo/resolve/{commit}/"));
@@ -281,91 +291,6 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
-fn what_a_server_answers_is_read_within_bounds() {
-    let file = |path: &str| json!([{"type": "file", "oid": COMMIT, "size": 1, "path": path}]).to_string();
-    let deep = format!("{}1{}", "[".repeat(200_000), "]".repeat(200_000));
-    let many = format!("[{}]", vec![r#"{"type":"file","path":"a","size":1}"#; 1_000_000].join(","));
-    for (tree, part) in [
-        (file("../x"), "none of its parts empty, `.` or `..`"),
-        (file("a/../../x"), "none of its parts"),
-        (file("/etc/passwd"), "relative"),
-        (file("a\\b"), "backslashes"),
-        (file("a\0b"), "control characters"),
-        (file("C:x"), "colons"),
-        (file(&"a".repeat(2000)), "1024"),
-        (json!([{"type": "file", "oid": "../../x", "size": 1, "path": "a"}]).to_string(), "no Git object id"),
-        (json!([{"type": "file", "oid": COMMIT, "path": "a"}]).to_string(), "no size"),
-        (json!([{"type": "file", "oid": COMMIT, "size": -1, "path": "a"}]).to_string(), "invalid value"),
-        (
-            json!([{"type": "file", "size": 1, "path": "a", "lfs": {"oid": "x", "size": 1}}]).to_string(),
-            "not a SHA-256",
-        ),
-        (
-            json!([{"type": "file", "size": 1, "path": "a", "lfs": {"oid": Digest::of(b"").hex(), "size": 2}}])
-                .to_string(),
-            "two sizes",
-        ),
-        ("{}".to_owned(), "a list of files"),
-        ("<html>".to_owned(), "expected value"),
-        (deep.clone(), ""),
-        (format!(r#"[{{"x":{deep}}}]"#), ""),
-        (many, "more than 10000 files"),
-    ] {
-        let message = parse_tree(tree.as_bytes()).unwrap_err().to_string();
-        assert!(message.starts_with("the list of files") && message.contains(part), "{message}");
-        assert!(message.len() < 1000);
-    }
-    // A link in the repository is listed as the file that it is in Git; directories and what is unknown are left out.
-    let odd = json!([{"type": "directory", "path": "../x"}, {"type": "submodule", "path": "y"}]).to_string();
-    assert_eq!(parse_tree(odd.as_bytes()).unwrap(), []);
-
-    for text in [
-        "",
-        "{}",
-        "[]",
-        r#"{"sha":1}"#,
-        r#"{"sha":"main"}"#,
-        r#"{"sha":"../../../../../../../../../../../../../x"}"#,
-        &deep,
-    ] {
-        assert!(parse_revision(text.as_bytes()).is_err(), "{text:.80}");
-    }
-    let shards = |names: &[&str]| {
-        let map: serde_json::Map<_, _> =
-            names.iter().enumerate().map(|(at, name)| (at.to_string(), json!(name))).collect();
-        json!({ "weight_map": map }).to_string()
-    };
-    for (text, part) in [
-        (shards(&["../x.safetensors"]), "no name of a file"),
-        (shards(&["/x.safetensors"]), "no name of a file"),
-        (shards(&["a/b.safetensors"]), "no name of a file"),
-        (shards(&["x.bin"]), "no name of a file"),
-        (shards(&["x\0.safetensors"]), "no name of a file"),
-        (shards(&[]), "names no files"),
-        ("{}".to_owned(), "missing field"),
-        (deep.clone(), ""),
-    ] {
-        let message = parse_weight_index(text.as_bytes()).unwrap_err().to_string();
-        assert!(message.starts_with("the index of the weights") && message.contains(part), "{message}");
-    }
-    let names: Vec<String> = (0..20_000).map(|at| format!("{at}.safetensors")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    assert!(parse_weight_index(shards(&names).as_bytes()).unwrap_err().to_string().contains("more than 10000"));
-
-    // RFC 8288, section 3.5.
-    for (header, expected) in [
-        ("<https://x/y?a=1,2;b>; rel=\"next\"", Some("https://x/y?a=1,2;b")),
-        ("<a>; rel=\"prev\", <b>; title=\"t\"; rel=next", Some("b")),
-        ("<a>; rel=\"prev\"", None),
-        ("a; rel=\"next\"", None),
-        ("<a; rel=\"next\"", None),
-        ("", None),
-    ] {
-        assert_eq!(parse_next_link(header), expected, "{header}");
-    }
-}
-
-#[test]
 fn hostile_servers_are_refused() {
     let elsewhere = Arc::new(Server::new(|request| answer(request, COMMIT, &folder())));
     let twice = json!([entry(&folder()[0]), entry(&folder()[0])]).to_string();
@@ -461,6 +386,10 @@ fn a_catalogue_names_repositories_and_files_of_them() {
 fn what_is_lost_of_a_repository_is_brought_back() {
     let (home, _server) = home_with(folder());
     let digest = home.pull("hf:org/repo").unwrap().model.digest;
+    // What another tool has of it is less.
+    let cached = format!("hugging-face/models--org--repo/snapshots/{COMMIT}");
+    home.write(&format!("{cached}/config.json"), CONFIG);
+    home.write(&format!("{cached}/model.safetensors"), safetensors("w", 400_000));
     for path in ["model.safetensors", "tokenizer.json", "manifest"] {
         let hub = home.hub();
         let model = hub.store().resolve("org/repo").unwrap();
@@ -472,5 +401,94 @@ fn what_is_lost_of_a_repository_is_brought_back() {
         }
         assert!(hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults.is_empty(), "{path}");
         assert_eq!(hub.store().resolve("org/repo").unwrap().digest, digest);
+    }
+}
+
+#[test]
+fn names_are_as_free_as_the_hub_has_them() {
+    const NAME: &str = "sub folder/My model (1)+é#%2f@x.gguf";
+    let files = vec![(NAME, gguf("Tiny", 100), true), (".a:b\\c", b"no file of a model".to_vec(), false)];
+    let (home, server) = home_with(files);
+    let pulled = home.hub().pull(&format!("hf:org/repo@refs/pr/1/{NAME}"), None, &mut quiet).unwrap();
+    assert_eq!(pulled.model.name.as_deref(), Some("org/repo/sub-folder/My-model--1-+---2f-x"));
+    assert_eq!(pulled.model.source.unwrap(), format!("hf:org/repo@{COMMIT}/{NAME}"));
+    assert!(server.take_requests()[0].path.ends_with("/revision/refs%2Fpr%2F1"));
+    // What was kept of its source is enough to bring it back.
+    let hub = home.hub();
+    fs::write(hub.store().blob_path(&Digest::of(&gguf("Tiny", 100))), "damaged").unwrap();
+    let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+    for repair in hub.repair(&faults, &mut quiet).unwrap() {
+        repair.result.unwrap();
+    }
+}
+
+#[test]
+fn offline_what_is_stored_has_to_do() {
+    let (home, server) = home_with(folder());
+    let digest = home.pull("hf:org/repo").unwrap().model.digest;
+    server.take_requests();
+    home.write("offline", "");
+    for reference in ["hf:org/repo".to_owned(), format!("hf:org/repo@{COMMIT}")] {
+        let pulled = home.pull(&reference).unwrap();
+        assert!(pulled.was_present && pulled.model.digest == digest, "{reference}");
+        assert_eq!(home.hub().obtain(&reference, &mut quiet).unwrap().digest, digest);
+    }
+    let hub = home.hub();
+    for reference in ["hf:org/other".to_owned(), format!("hf:org/repo@{OTHER}")] {
+        let says = format!("`{reference}` is not whole in the store, and HF_HUB_OFFLINE forbids");
+        assert_says(hub.pull(&reference, None, &mut quiet), &[&says, &format!("`freehold import {reference}`")]);
+    }
+    fs::write(hub.store().blob_path(&Digest::of(CONFIG)), "damaged").unwrap();
+    assert_says(home.pull("hf:org/repo"), &["HF_HUB_OFFLINE"]);
+    let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+    let repairs = hub.repair(&faults, &mut quiet).unwrap();
+    assert!(matches!(repairs[0].result, Err(HubError::Offline { .. })), "{repairs:?}");
+    assert!(server.take_requests().is_empty());
+}
+
+/// Small documents come whole within a time, or not at all.
+#[test]
+fn a_hub_that_is_silent_or_drips_is_given_up() {
+    for (when, drips, parts) in [
+        ("/revision/", true, &["/revision/main comes too slowly"][..]),
+        ("/tree/", true, &["comes too slowly"]),
+        ("/revision/", false, &["broke off again and again", "timed out"]),
+    ] {
+        let server = Server::new(move |request| {
+            let reply = answer(request, COMMIT, &folder());
+            match request.path.contains(when) {
+                true if drips => reply.dripping_after(1),
+                true => reply.silent_after(1),
+                false => reply,
+            }
+        });
+        let home = home_for(&server);
+        home.write("patience", "200");
+        assert_says(home.pull("hf:org/repo"), parts);
+        assert!(server.take_requests().len() <= 5, "{when}");
+    }
+}
+
+/// A catalogue may call a file otherwise than its repository does, and be gone when the file is.
+#[test]
+fn what_came_by_a_catalogue_is_brought_back_without_it() {
+    let bytes = gguf("Tiny", 1000);
+    let (home, _server) = home_with(vec![("m n.gguf", bytes.clone(), true), ("README.md", MODEL_CARD.to_vec(), true)]);
+    let file = |path: &str, from: &str, bytes: &[u8]| {
+        let (size, digest) = (bytes.len(), Digest::of(bytes).hex());
+        format!("path = \"{path}\"\nsize_bytes = {size}\nsha256 = \"{digest}\"\nsources = [\"hf:org/repo/{from}\"]\n")
+    };
+    let (weights, card) = (file("t.gguf", "m n.gguf", &bytes), file("CARD.md", "README.md", MODEL_CARD));
+    for lines in [weights.clone(), format!("{weights}[[model.file]]\n{card}")] {
+        home.catalogue(&lines);
+        home.pull("test:1").unwrap();
+        fs::remove_file(home.path("catalogue.toml")).unwrap();
+        let hub = home.hub();
+        fs::write(hub.store().blob_path(&Digest::of(&bytes)), "damaged").unwrap();
+        let faults = hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults;
+        for repair in hub.repair(&faults, &mut quiet).unwrap() {
+            repair.result.unwrap();
+        }
+        assert!(hub.store().scrub(None, &mut |_, _| ControlFlow::Continue(())).unwrap().faults.is_empty());
     }
 }

@@ -64,6 +64,7 @@ impl Home {
 
 fn hub(home: &Path) -> Hub {
     let store = Store::open(home.join("store")).unwrap();
+    let number = |name| fs::read_to_string(home.join(name)).ok().map(|text| text.parse().unwrap());
     let options = Options {
         pip: Some(home.join("pip")),
         user_catalogue: Some(home.join("catalogue.toml")),
@@ -73,7 +74,10 @@ fn hub(home: &Path) -> Hub {
         // Nothing listens there; tests of repositories write the address of their server into this file.
         hugging_face_endpoint: fs::read_to_string(home.join("endpoint")).unwrap_or("http://127.0.0.1:1".to_owned()),
         hugging_face_token: fs::read_to_string(home.join("token")).ok().and_then(|token| Secret::new(&token)),
+        hugging_face_offline: home.join("offline").exists(),
         retry_wait: Duration::ZERO,
+        patience: Duration::from_millis(number("patience").unwrap_or(60_000)),
+        unknown_size_limit_bytes: number("size-limit").unwrap_or(1 << 30),
     };
     Hub::new(store, options).unwrap()
 }

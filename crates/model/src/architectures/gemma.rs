@@ -10,7 +10,7 @@ use freehold_kernels::Gate;
 pub(super) static GEMMA: Architecture = Architecture {
     gguf: "gemma",
     hugging_face: &["gemma"],
-    conventions: Conventions { names: &[], norms_less_one: true },
+    conventions: Conventions::GEMMA,
     variant: |source, config| gemma(source, config, Variant::plain(source, config)?),
 };
 
@@ -24,7 +24,7 @@ pub(super) fn gemma(source: &Source<'_>, config: &Config, base: Variant) -> Resu
 /// take another width of heads than theirs.
 pub(super) fn attention_scale(source: &Source<'_>, config: &Config, layers_of_27b: usize) -> Result<f32, Error> {
     let of_27b = (config.layers == layers_of_27b).then_some((config.width / config.heads) as f32);
-    let width = match source.optional_number("", "query_pre_attn_scalar")? {
+    let width = match source.optional_number(None, "query_pre_attn_scalar")? {
         Some(width) => width,
         None if source.is_gguf() => of_27b.unwrap_or(config.head_dim as f32),
         // What the configuration classes take.

@@ -8,7 +8,7 @@ use freehold_formats::RopeLayers;
 pub(super) static GEMMA2: Architecture = Architecture {
     gguf: "gemma2",
     hugging_face: &["gemma2"],
-    conventions: Conventions { names: &[("ffn_norm", "pre_feedforward_layernorm")], norms_less_one: true },
+    conventions: Conventions { names: &[("ffn_norm", "pre_feedforward_layernorm")], ..Conventions::GEMMA },
     variant: |source, config| {
         // Without it, a file would silently be run as another model.
         source.count("attention.sliding_window", "sliding_window", usize::MAX)?;

@@ -12,7 +12,7 @@ const WINDOWED_THETA: f64 = 10_000.0;
 pub(super) static GEMMA3: Architecture = Architecture {
     gguf: "gemma3",
     hugging_face: &["gemma3_text"],
-    conventions: Conventions { names: &[("ffn_norm", "pre_feedforward_layernorm")], norms_less_one: true },
+    conventions: Conventions { names: &[("ffn_norm", "pre_feedforward_layernorm")], ..Conventions::GEMMA },
     variant: |source, config| {
         let base = Variant::with_local_rope(source, config, 6, Some(WINDOWED_THETA))?;
         Ok(Variant {

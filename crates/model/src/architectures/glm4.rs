@@ -13,7 +13,7 @@ pub(super) static GLM4: Architecture = Architecture {
             ("post_ffw_norm", "post_mlp_layernorm"),
             ("ffn_up", "mlp.gate_up_proj"),
         ],
-        norms_less_one: false,
+        ..Conventions::LLAMA
     },
     variant: |source, config| {
         Ok(Variant {

@@ -10,7 +10,7 @@ use freehold_kernels::{Gate, RouteShare};
 pub(super) static GPT_OSS: Architecture = Architecture {
     gguf: "gpt-oss",
     hugging_face: &["gpt_oss"],
-    conventions: Conventions { names: &[("ffn_gate_inp", "mlp.router")], norms_less_one: false },
+    conventions: Conventions { names: &[("ffn_gate_inp", "mlp.router")], ..Conventions::LLAMA },
     variant: |source, config| {
         let mut parameters = source.rope_parameters(RopeLayers::All)?;
         if let (true, RopeScaling::Yarn { truncate, .. }) = (source.is_gguf(), &mut parameters.scaling) {
@@ -28,8 +28,8 @@ pub(super) static GPT_OSS: Architecture = Architecture {
             norms: LayerNorms::BEFORE_NAMED_POST_ATTENTION,
             sinks: true,
             gate: Gate::ClampedSilu {
-                alpha: source.optional_number("", "swiglu_alpha")?.unwrap_or(1.702),
-                limit: source.optional_number("", "swiglu_limit")?.unwrap_or(7.0),
+                alpha: source.optional_number(None, "swiglu_alpha")?.unwrap_or(1.702),
+                limit: source.optional_number(None, "swiglu_limit")?.unwrap_or(7.0),
             },
             experts,
             ..Variant::of(ropes, source.windows(config.layers, Some(2))?, config)

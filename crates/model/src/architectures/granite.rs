@@ -14,7 +14,7 @@ pub(super) static GRANITE: Architecture =
 pub(super) static GRANITE_MOE: Architecture = Architecture {
     gguf: "granitemoe",
     hugging_face: &["granitemoe"],
-    conventions: Conventions { names: &[("ffn_gate_inp", "block_sparse_moe.router.layer")], norms_less_one: false },
+    conventions: Conventions { names: &[("ffn_gate_inp", "block_sparse_moe.router.layer")], ..Conventions::LLAMA },
     variant: |source, config| {
         let mut experts = ExpertsShape::load(source, config.feed_forward, RouteShare::OfChosen)?;
         if let (false, Some(experts)) = (source.is_gguf(), &mut experts) {

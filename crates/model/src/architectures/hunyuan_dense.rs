@@ -10,7 +10,7 @@ pub(super) static HUNYUAN_DENSE: Architecture = Architecture {
     hugging_face: &["hunyuan_v1_dense"],
     conventions: Conventions {
         names: &[("attn_q_norm", "self_attn.query_layernorm"), ("attn_k_norm", "self_attn.key_layernorm")],
-        norms_less_one: false,
+        ..Conventions::LLAMA
     },
     variant: |source, config| Ok(Variant { head_norms: HeadNorms::EachRotatedHead, ..Variant::plain(source, config)? }),
 };

@@ -16,13 +16,16 @@ pub(super) static LLAMA: Architecture = Architecture {
             ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
             ("ffn_down_exps", "block_sparse_moe.experts.{}.w2"),
         ],
-        norms_less_one: false,
+        ..Conventions::LLAMA
     },
     variant: |source, config| {
+        // Llama's own class has no windows, whatever its configuration says.
+        let is_llama = !source.is_gguf() && source.architecture()? == "llama";
+        let base = if is_llama { Variant::plain(source, config)? } else { Variant::windowed(source, config)? };
         Ok(Variant {
             interleaved: Interleaved::Gguf,
             experts: ExpertsShape::load(source, config.feed_forward, RouteShare::OfChosen)?,
-            ..Variant::plain(source, config)?
+            ..base
         })
     },
 };

@@ -8,6 +8,6 @@ use crate::source::Conventions;
 pub(super) static PHI3: Architecture = Architecture {
     gguf: "phi3",
     hugging_face: &["phi3"],
-    conventions: Conventions { names: &[("ffn_up", "mlp.gate_up_proj")], norms_less_one: false },
-    variant: |source, config| Ok(Variant { fused_gate: true, ..Variant::plain(source, config)? }),
+    conventions: Conventions { names: &[("ffn_up", "mlp.gate_up_proj")], ..Conventions::LLAMA },
+    variant: |source, config| Ok(Variant { fused_gate: true, ..Variant::windowed(source, config)? }),
 };

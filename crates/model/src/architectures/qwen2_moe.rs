@@ -10,6 +10,7 @@ pub(super) static QWEN2_MOE: Architecture = Architecture {
     hugging_face: &["qwen2_moe"],
     conventions: Conventions::LLAMA,
     variant: |source, config| {
+        source.refuse_unless("use_sliding_window", "`false`", |value| value.as_bool() == Some(false))?;
         experts::require_in_every_layer(source)?;
         let inner = experts::inner(source)?;
         // GGUF files do not say it: of the published models none normalises.

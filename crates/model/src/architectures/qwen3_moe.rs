@@ -11,6 +11,7 @@ pub(super) static QWEN3_MOE: Architecture = Architecture {
     hugging_face: &["qwen3_moe"],
     conventions: Conventions::LLAMA,
     variant: |source, config| {
+        source.refuse_unless("use_sliding_window", "`false`", |value| value.as_bool() == Some(false))?;
         experts::require_in_every_layer(source)?;
         // GGUF files do not say it: all published models normalise.
         let share = experts::share(source, true)?;

@@ -7,8 +7,9 @@ use crate::source::{Conventions, Interleaved};
 pub(super) static SMOLLM3: Architecture = Architecture {
     gguf: "smollm3",
     hugging_face: &["smollm3"],
-    conventions: Conventions::LLAMA,
+    conventions: Conventions { tied: true, ..Conventions::LLAMA },
     variant: |source, config| {
+        source.refuse_unless("use_sliding_window", "`false`", |value| value.as_bool() == Some(false))?;
         let plain = Variant::plain(source, config)?;
         let rotates = source.layers_with_rope(config.layers)?;
         let layers = plain.layers.iter().zip(rotates);

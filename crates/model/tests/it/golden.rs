@@ -4,6 +4,7 @@ use freehold_base::{Digest, Hasher};
 use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, Isa, KV_BLOCK, KvType};
 use freehold_model::{Chunk, LogitRows, Model, Workspace};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 pub(crate) const GOLDENS: [&str; 30] = [
@@ -45,12 +46,25 @@ pub(crate) struct Golden {
     logits: Vec<Vec<f32>>,
 }
 
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden")).join(name)
+}
+
+/// A golden checkpoint with other values of some settings of its configuration; null, as if one were not there.
+pub(crate) fn altered(name: &str, settings: &Value) -> Checkpoint {
+    let changed = tempfile::tempdir().unwrap();
+    std::fs::copy(folder(name).join("model.safetensors"), changed.path().join("model.safetensors")).unwrap();
+    let mut config: Value = serde_json::from_slice(&std::fs::read(folder(name).join("config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    std::fs::write(changed.path().join("config.json"), config.to_string()).unwrap();
+    Checkpoint::open(changed.path()).unwrap()
+}
+
 pub(crate) fn golden(name: &str) -> Golden {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden")).join(name);
-    let checkpoint = Checkpoint::open(&folder).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+    let json: Value = serde_json::from_slice(&std::fs::read(folder(name).join("golden.json")).unwrap()).unwrap();
     let tokens = json["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-    let row = |row: &serde_json::Value| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+    let row = |row: &Value| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
     let logits = json["logits"].as_array().unwrap().iter().map(row).collect();
     Golden { checkpoint, tokens, logits }
 }
@@ -92,6 +106,42 @@ fn logits_are_those_of_transformers() {
             }
         }
         assert_eq!(found.len(), golden.logits.len() * model.config().vocabulary);
+    }
+}
+
+#[test]
+fn settings_that_change_nothing() {
+    let compute = Compute::new(Isa::best(), 2).unwrap();
+    let default_tie = json!({"tie_word_embeddings": null});
+    let default_window =
+        json!({"use_sliding_window": null, "sliding_window": 8, "max_window_layers": 0, "layer_types": null});
+    let cases = [
+        // The defaults of their classes in transformers.
+        ("ernie4_5", &default_tie),
+        ("gemma", &default_tie),
+        ("gemma2", &default_tie),
+        ("gemma3", &default_tie),
+        ("smollm3", &default_tie),
+        ("llama", &default_tie),
+        ("qwen2", &default_window),
+        ("qwen3", &default_window),
+        // The file has a head that is not the embedding.
+        ("llama", &json!({"tie_word_embeddings": true})),
+        // Their classes have no windows.
+        ("llama", &json!({"sliding_window": 8})),
+        ("granite", &json!({"sliding_window": 8})),
+        // Names of nothing.
+        ("gpt_oss", &json!({"": 0})),
+        ("mixtral", &json!({"": "text"})),
+    ];
+    for (name, settings) in cases {
+        let as_it_is = golden(name);
+        let [expected, found] = [as_it_is.checkpoint, altered(name, settings)].map(|checkpoint| {
+            let model = Model::load(&checkpoint, &compute, &mut |_| {})
+                .unwrap_or_else(|error| panic!("{name}, {settings}: {error}"));
+            digest(&logits(&model, &compute, KvType::F32, &as_it_is.tokens, usize::MAX))
+        });
+        assert_eq!(found, expected, "{name}, {settings}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Checkpoints that are no model of their architecture: each is refused with what is wrong.
 
+use crate::golden::altered;
 use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, Isa};
 use freehold_model::Model;
@@ -7,17 +8,9 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// What loading a golden checkpoint says when one setting of its configuration has another value.
-fn refusal(golden: &str, key: &str, value: Value) -> String {
-    let golden = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden")).join(golden);
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(golden.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
-    let config = std::fs::read(golden.join("config.json")).unwrap();
-    let mut config: Value = serde_json::from_slice(&config).unwrap();
-    config[key] = value;
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+fn refusal(golden: &str, key: &str, value: &Value) -> String {
     let compute = Compute::new(Isa::best(), 1).unwrap();
-    Model::load(&checkpoint, &compute, &mut |_| {}).err().expect(key).to_string()
+    Model::load(&altered(golden, &json!({ key: value })), &compute, &mut |_| {}).err().expect(key).to_string()
 }
 
 #[test]
@@ -35,7 +28,7 @@ fn what_does_not_fit_is_named() {
         ("quantization_config", json!({"quant_method": "fp8"}), "use the model as GGUF"),
     ];
     for (key, value, expected) in cases {
-        let error = refusal("llama", key, value);
+        let error = refusal("llama", key, &value);
         assert!(error.contains(expected), "{key}: {error}");
     }
 }
@@ -50,18 +43,32 @@ fn what_an_architecture_does_not_support_is_named() {
         ("gemma2", "attn_logit_softcapping", json!(0.0), "`attn_logit_softcapping` is 0, not a number above 0"),
         ("gemma3", "use_bidirectional_attention", json!(true), "only `false` is supported"),
         ("gpt_oss", "num_local_experts", json!(5), "has the shape [4, 64], not [5, 64]"),
+        ("gpt_oss", "sliding_window", Value::Null, "`sliding_window` is missing, and"),
         ("gpt_oss", "intermediate_size", json!(32), "gate_up_proj` has the shape [4, 64, 128], not [4, 64, 64]"),
         ("granite", "residual_multiplier", json!(-0.2), "`residual_multiplier` is -0.2, not a number above 0"),
+        // Its reciprocal is infinite in binary32.
+        (
+            "granite",
+            "logits_scaling",
+            json!(1e-40),
+            "`logits_scaling` is 0.0000000000000000000000000000000000000001, not",
+        ),
+        ("llama_tied", "tie_word_embeddings", json!(false), "the tensor `lm_head.weight` is missing"),
+        ("llama_tied", "tie_word_embeddings", Value::Null, "the tensor `lm_head.weight` is missing"),
         ("mixtral", "num_experts_per_tok", json!(5), "`num_experts_per_tok` is not between 1 and 4"),
         ("mixtral", "num_local_experts", json!(0), "`num_local_experts` is not between"),
         ("phi3_longrope", "rope_parameters", json!({"rope_type": "longrope"}), "short_factor"),
+        ("qwen2", "tie_word_embeddings", Value::Null, "the tensor `lm_head.weight` is missing"),
         ("qwen2_moe", "decoder_sparse_step", json!(2), "`decoder_sparse_step` is 2; only `1` is supported"),
+        ("qwen2_moe", "use_sliding_window", json!(true), "`use_sliding_window` is true; only `false` is supported"),
         ("qwen2_moe", "mlp_only_layers", json!([1]), "only an empty list is supported"),
         ("qwen3_moe", "moe_intermediate_size", Value::Null, "`moe_intermediate_size` is missing"),
+        ("qwen3_moe", "use_sliding_window", json!(true), "`use_sliding_window` is true; only `false` is supported"),
+        ("smollm3", "use_sliding_window", json!(true), "`use_sliding_window` is true; only `false` is supported"),
         ("smollm3", "no_rope_layers", json!([1, 0]), "no list of 4 numbers"),
     ];
     for (golden, key, value, expected) in cases {
-        let error = refusal(golden, key, value);
+        let error = refusal(golden, key, &value);
         assert!(error.contains(expected), "{golden}, {key}: {error}");
     }
 }

@@ -210,3 +210,19 @@ fn a_change_with_its_time_set_back_is_noticed() {
     File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
     assert!(matches!(store.files(&model, &mut quiet), Err(StoreError::Damaged { .. })));
 }
+
+/// An empty index in its place would let the next clean-up delete every model.
+#[test]
+fn an_index_that_is_lost_is_not_made_anew() {
+    let (_directory, store) = new_store();
+    publish(&store, "m", &[("m.gguf", b"weights")]);
+    let root = store.root().to_owned();
+    fs::remove_file(root.join("index.json")).unwrap();
+    let error = Store::open(&root).unwrap_err().to_string();
+    assert!(error.contains("index.json is not usable: it is gone; restore it, or remove"), "{error}");
+    assert!(!root.join("index.json").exists());
+    // As the error says.
+    fs::remove_file(root.join("oci-layout")).unwrap();
+    let store = Store::open(&root).unwrap();
+    assert!(store.list().unwrap().is_empty() && store.has(&Digest::of(b"weights")));
+}

@@ -40,6 +40,23 @@ fn cleaning_keeps_models_and_foreign_files() {
 }
 
 #[test]
+fn what_a_model_needs_whose_manifest_is_lost_is_not_deleted() {
+    let (_directory, store) = new_store();
+    let model = publish(&store, "a", &[("a.gguf", b"weights of a")]);
+    publish(&store, "b", &[("b.gguf", b"weights of b")]);
+    fs::remove_file(store.blob_path(&model.digest)).unwrap();
+    assert!(
+        matches!(store.clean(), Err(StoreError::MissingBlob { digest, needed_by }) if digest == model.digest && needed_by == "a")
+    );
+    let freed = store.remove("b").unwrap();
+    assert_eq!((freed.files, freed.deferred), (0, true));
+    assert!(store.has(&Digest::of(b"weights of a")) && store.has(&Digest::of(b"weights of b")));
+    // Once the model is given up, it is.
+    assert!(store.remove("a").unwrap().deferred);
+    assert_eq!(store.clean().unwrap().files, 5, "all that is left: b, and a but for its manifest");
+}
+
+#[test]
 fn other_tools_entries_survive_and_hold_their_blobs() {
     let (_directory, store) = new_store();
     publish(&store, "ours", &[("a.gguf", b"ours")]);

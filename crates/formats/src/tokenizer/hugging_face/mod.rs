@@ -8,6 +8,7 @@ mod steps;
 
 use super::special::ADDED_MAX;
 use super::vocabulary::{Spelling, Vocabulary, VocabularyModel};
+use super::word_piece::WordMark;
 use super::{AddedToken, REMEDY, REMEDY_KIND};
 use crate::error::{Error, Result, shown};
 use crate::hugging_face::Config;
@@ -46,10 +47,13 @@ impl Vocabulary {
         let normaliser = read_normaliser(file.normalizer)?;
         let (pre_tokenizer, is_byte_level) = read_pre_tokenizer(file.pre_tokenizer)?;
         let decoding = read_decoder(file.decoder)?;
+        let is_words = model.word_mark == Some(WordMark::None);
+        // Words by themselves are decoded with spaces between them.
+        let strips_first_space = decoding.strips_first_space || is_words && !is_byte_level;
         let spelling = match model.word_mark {
+            Some(WordMark::None) | None if is_byte_level => Spelling::ByteLevel,
+            Some(WordMark::None) | None if decoding.has_space_mark => Spelling::SentencePiece,
             Some(mark) => Spelling::Words { mark, tidy: decoding.tidy },
-            None if is_byte_level => Spelling::ByteLevel,
-            None if decoding.has_space_mark => Spelling::SentencePiece,
             None => return Err(unsupported("pre_tokenizer", "without ByteLevel, and a decoder without ▁")),
         };
         let mut kind = model.kind;
@@ -59,11 +63,14 @@ impl Vocabulary {
         }
         let names = NamedTokens { config: tokenizer_config.map(Config::values), tokens: &tokens };
         let (mut bos, mut eos) = (names.id_of("bos_token")?, names.id_of("eos_token")?);
+        let mut after_bos = Vec::new();
         let (mut add_bos, mut add_eos) =
             (names.flag("add_bos_token") == Some(true), names.flag("add_eos_token") == Some(true));
         if let Some(ends) = read_post_processor(file.post_processor)? {
-            (add_bos, add_eos) = (ends.before.is_some(), ends.after.is_some());
-            (bos, eos) = (ends.before.or(bos), ends.after.or(eos));
+            let mut before = ends.before.into_iter();
+            let first = before.next();
+            (add_bos, add_eos) = (first.is_some(), ends.after.is_some());
+            (bos, eos, after_bos) = (first.or(bos), ends.after.or(eos), before.collect());
         }
         let unknown = match model.unknown {
             Some(Unknown::Id(id)) => Some(id),
@@ -79,10 +86,11 @@ impl Vocabulary {
             added,
             normaliser,
             pre_tokenizer,
-            strips_first_space: decoding.strips_first_space,
+            strips_first_space,
             bos,
             eos,
             add_bos,
+            after_bos,
             add_eos,
             ends: generation_config.map_or(Ok(Vec::new()), read_ends)?,
         })

@@ -3,7 +3,7 @@
 use super::{AddedTokenEntry, parse, refused, unsupported};
 use crate::error::{Result, shown};
 use crate::metadata::Strings;
-use crate::tokenizer::vocabulary::{TOKENS_MAX, VocabularyModel};
+use crate::tokenizer::vocabulary::{Affixes, TOKENS_MAX, VocabularyModel};
 use crate::tokenizer::word_piece::WordMark;
 use crate::tokenizer::{AddedToken, WORD_CHARACTERS_MAX};
 use serde::Deserialize;
@@ -11,12 +11,15 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 
+/// The longest prefix or suffix of BPE's tokens, in bytes; CLIP's has 4.
+const AFFIX_BYTES_MAX: usize = 16;
+
 /// The model, and what of it the rest of the pipeline needs.
 pub(super) struct Model {
     pub(super) vocab: Vocab,
     pub(super) kind: VocabularyModel,
     pub(super) unknown: Option<Unknown>,
-    /// How WordPiece marks the tokens that go on with a word.
+    /// How the tokens of a model of words are marked that go on with one.
     pub(super) word_mark: Option<WordMark>,
 }
 
@@ -56,6 +59,12 @@ struct WordPiece {
 }
 
 #[derive(Deserialize)]
+struct WordLevel {
+    vocab: Vocab,
+    unk_token: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Unigram {
     vocab: ScoredVocab,
     unk_id: Option<u32>,
@@ -86,6 +95,15 @@ pub(super) fn read_model(raw: &RawValue) -> Result<Model> {
                 word_mark: Some(WordMark::Continuation(model.continuing_subword_prefix)),
             })
         }
+        Some("WordLevel") => {
+            let WordLevel { vocab, unk_token } = parse(FIELD, bytes)?;
+            Ok(Model {
+                vocab,
+                kind: VocabularyModel::WordLevel,
+                unknown: unk_token.map(Unknown::Text),
+                word_mark: Some(WordMark::None),
+            })
+        }
         Some("Unigram") => {
             let Unigram { vocab: ScoredVocab { texts, scores }, unk_id, byte_fallback } = parse(FIELD, bytes)?;
             Ok(Model {
@@ -100,14 +118,16 @@ pub(super) fn read_model(raw: &RawValue) -> Result<Model> {
 }
 
 fn read_bpe(model: Bpe) -> Result<Model> {
-    let is_set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-    let settings = [
-        ("continuing_subword_prefix", is_set(&model.continuing_subword_prefix)),
-        ("end_of_word_suffix", is_set(&model.end_of_word_suffix)),
-        ("dropout", model.dropout.is_some_and(|dropout| dropout != 0.0)),
-    ];
-    if let Some((setting, _)) = settings.into_iter().find(|(_, set)| *set) {
-        return Err(unsupported("model", &format!("BPE with {setting}")));
+    if model.dropout.is_some_and(|dropout| dropout != 0.0) {
+        return Err(unsupported("model", "BPE with dropout"));
+    }
+    let affixes = Affixes {
+        continuing: model.continuing_subword_prefix.unwrap_or_default(),
+        end: model.end_of_word_suffix.unwrap_or_default(),
+    };
+    // They are put to every character.
+    if affixes.continuing.len().max(affixes.end.len()) > AFFIX_BYTES_MAX {
+        return Err(unsupported("model", "BPE with a prefix or suffix of more than 16 bytes"));
     }
     Ok(Model {
         vocab: model.vocab,
@@ -116,6 +136,7 @@ fn read_bpe(model: Bpe) -> Result<Model> {
             ignore_merges: model.ignore_merges,
             byte_fallback: model.byte_fallback,
             fuse_unknown: model.fuse_unk,
+            affixes,
         },
         unknown: model.unk_token.map(Unknown::Text),
         word_mark: None,

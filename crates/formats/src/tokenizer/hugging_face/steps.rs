@@ -201,7 +201,7 @@ pub(super) fn read_decoder(raw: Option<&RawValue>) -> Result<Decoding> {
 
 /// What is put around a text.
 pub(super) struct Ends {
-    pub(super) before: Option<u32>,
+    pub(super) before: Vec<u32>,
     pub(super) after: Option<u32>,
 }
 
@@ -218,11 +218,13 @@ pub(super) fn read_post_processor(raw: Option<&RawValue>) -> Result<Option<Ends>
                 let (Some(before), Some(after)) = (id("cls"), id("sep")) else {
                     return Err(refused(FIELD, "it does not name the tokens `cls` and `sep` with their ids".into()));
                 };
-                ends = Some(Ends { before: Some(before), after: Some(after) });
+                ends = Some(Ends { before: vec![before], after: Some(after) });
             }
             "TemplateProcessing" if ends.is_none() => {
                 let template = read_template(step);
-                ends = Some(template.ok_or_else(|| unsupported(FIELD, "TemplateProcessing of more than one token"))?);
+                ends = Some(
+                    template.ok_or_else(|| unsupported(FIELD, "TemplateProcessing of more than one token behind"))?,
+                );
             }
             other => return Err(unsupported(FIELD, other)),
         }
@@ -230,7 +232,7 @@ pub(super) fn read_post_processor(raw: Option<&RawValue>) -> Result<Option<Ends>
     Ok(ends)
 }
 
-/// The tokens around the sequence in `single`, at most one on each side; `None` where it is anything else.
+/// The tokens around the sequence in `single`, at most one behind it; `None` where it is anything else.
 fn read_template(step: &Step) -> Option<Ends> {
     let id_of = |piece: &Value| -> Option<u32> {
         let name = piece.get("SpecialToken")?.get("id")?.as_str()?;
@@ -241,12 +243,12 @@ fn read_template(step: &Step) -> Option<Ends> {
     };
     let single = step.get("single")?.as_array()?;
     let sequence = single.iter().position(|piece| piece.get("Sequence").is_some())?;
-    let side = |pieces: &[Value]| match pieces {
-        [] => Some(None),
-        [piece] => Some(Some(id_of(piece)?)),
-        _ => None,
+    let after = match &single[sequence + 1..] {
+        [] => None,
+        [piece] => Some(id_of(piece)?),
+        _ => return None,
     };
-    Some(Ends { before: side(&single[..sequence])?, after: side(&single[sequence + 1..])? })
+    Some(Ends { before: single[..sequence].iter().map(id_of).collect::<Option<_>>()?, after })
 }
 
 /// The steps of a part of the pipeline: none, one, or those of a `Sequence` (of sequences).
