@@ -26,6 +26,8 @@ mod pool;
 mod rope;
 mod routing;
 mod vector;
+#[cfg(x86)]
+mod x86;
 
 pub use activations::{ActivationKind, Activations};
 pub use attention::{AttentionRow, AttentionScratch, AttentionShape};
