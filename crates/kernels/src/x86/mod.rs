@@ -4,6 +4,7 @@
 //! theirs; none of it may run anywhere else.
 
 mod attention;
+pub(crate) mod frames;
 mod lanes;
 pub(crate) mod vector;
 
