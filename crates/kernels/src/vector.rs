@@ -273,6 +273,6 @@ fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
 }
 
 /// One pair, turned: `(a·cos − b·sin, b·cos + a·sin)`, the products with the sine rounded first.
-pub(crate) fn rotate(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
+fn rotate(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
     (a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin))
 }
