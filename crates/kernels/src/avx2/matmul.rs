@@ -62,8 +62,8 @@ pub(super) unsafe fn add_word<const C: usize>(
     }
 }
 
-/// Such products with signed weights, as |w| · (x with w's sign): two products of at most 128 · 127 each stay below 2^15, also for
-/// w = −128, whose magnitude is 128 as an unsigned byte.
+/// Such products with signed weights, as |w| · (x with w's sign): two products of at most 128 · 127 each stay below 2^15, also
+/// for w = −128, whose magnitude is 128 as an unsigned byte.
 #[inline(always)]
 pub(super) unsafe fn signed_products<const C: usize>(weights: __m256i, x: &[*const i8; C], at: usize) -> [__m256i; C] {
     // SAFETY: four activations at each `x + at`; the target feature is the caller's promise.

@@ -16,7 +16,7 @@ pub(crate) static MXCSR_FLUSHING: u32 = 0x9fc0;
 /// BF16 weights in AMX's order. The flush modes hold only inside one piece of assembly, where the compiler can move no
 /// other arithmetic.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn bf16_tile(tile: &Tile<'_>) {
+pub(crate) unsafe fn bf16_tile(tile: &Tile<'_>) {
     let k = tile.activations.padded();
     for row in tile.rows.clone() {
         let mut saved_mxcsr = 0u32;

@@ -1,6 +1,7 @@
 //! AVX-512 products with float weights.
 
 use super::matmul::by_frame;
+use crate::avx2;
 use crate::avx2::matmul_float::MXCSR_FLUSHING;
 use crate::matmul::Tile;
 use crate::x86::frames::{floats, store};
@@ -13,10 +14,14 @@ by_frame!(floats, f16_tile, 2, |weights| _mm512_cvtph_ps(_mm256_loadu_si256(weig
 /// Rows whose chains run side by side, so that none waits for itself.
 const ROWS: usize = 4;
 
-/// BF16 weights in AMX's order, four rows at a time. The flush modes hold only inside one piece of assembly, where the
-/// compiler can move no other arithmetic.
+/// BF16 weights in AMX's order, four rows at a time; for one row alone AVX2 is faster. The flush modes hold only inside one
+/// piece of assembly, where the compiler can move no other arithmetic.
 #[target_feature(enable = "avx2,fma,avx512f")]
 pub(super) unsafe fn bf16_tile(tile: &Tile<'_>) {
+    if tile.rows.len() == 1 {
+        // SAFETY: where AVX-512 is available, AVX2 is; the caller's other promises are the same.
+        return unsafe { avx2::matmul_float::bf16_tile(tile) };
+    }
     let k = tile.activations.padded();
     for row in tile.rows.clone().step_by(ROWS) {
         let rows = ROWS.min(tile.rows.end - row);

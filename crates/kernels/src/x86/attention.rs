@@ -1,5 +1,5 @@
-//! Attention. Scores are vectors over keys and outputs vectors over dimensions, so every sum keeps the reference's order; up
-//! to three query heads that see the same keys go together, so that a loaded vector serves all.
+//! Attention. Scores are vectors over keys and outputs vectors over dimensions, so every sum keeps the reference's order; a
+//! few query heads that see the same keys go together, so that a loaded vector serves all.
 
 use super::Lanes;
 use super::vector::{exp_of, softcap_of};
@@ -8,8 +8,11 @@ use crate::kv::{BlockView, KV_BLOCK, Zeroed};
 use std::arch::x86_64::__m256;
 use std::ops::Range;
 
-/// How many query heads go together: 3 × 4 sums, three broadcasts and one load fill AVX2's 16 registers.
-const TILE: usize = 3;
+/// How many query heads go together: with three, their 3 × 4 sums, three broadcasts and one load fill AVX2's 16 registers;
+/// with six they fill AVX-512's 32.
+const fn tile<L: Lanes>() -> usize {
+    if L::COUNT == 16 { 6 } else { 3 }
+}
 
 /// A query head of a row: what the loops below go over.
 struct Unit<'a> {
@@ -84,8 +87,8 @@ pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32]
         unsafe {
             let (keys, values) = match attention.block(index) {
                 (BlockView::F32(keys), BlockView::F32(values)) => (keys, values),
-                (BlockView::F16(keys), BlockView::F16(values)) if units.len() > TILE => {
-                    // More than one tile would widen it: once for all is faster, measured from six heads on.
+                (BlockView::F16(keys), BlockView::F16(values)) if units.len() > tile::<L>() => {
+                    // More than one tile would widen it: once for all is faster.
                     let keys = widened::<L>(keys, wide_keys, k_dim * KV_BLOCK);
                     (keys, widened::<L>(values, wide_values, v_dim * KV_BLOCK))
                 }
@@ -139,7 +142,8 @@ impl<T: Element> Block<'_, T> {
         let mut rest = units;
         while let [unit, ..] = &*rest {
             let visible = slots(&unit.visible, self.index);
-            let same = rest.iter().take(TILE).take_while(|unit| slots(&unit.visible, self.index) == visible).count();
+            let same =
+                rest.iter().take(tile::<L>()).take_while(|unit| slots(&unit.visible, self.index) == visible).count();
             let (run, after) = rest.split_at_mut(same);
             rest = after;
             if visible.is_empty() {
@@ -151,7 +155,10 @@ impl<T: Element> Block<'_, T> {
                     [a, b, c] => self.enter_tile::<L, 3>([a, b, c], visible),
                     [a, b] => self.enter_tile::<L, 2>([a, b], visible),
                     [a] => self.enter_tile::<L, 1>([a], visible),
-                    _ => unreachable!("a run has one to three units"),
+                    [a, b, c, d] if L::COUNT == 16 => self.enter_tile::<L, 4>([a, b, c, d], visible),
+                    [a, b, c, d, e] if L::COUNT == 16 => self.enter_tile::<L, 5>([a, b, c, d, e], visible),
+                    [a, b, c, d, e, f] if L::COUNT == 16 => self.enter_tile::<L, 6>([a, b, c, d, e, f], visible),
+                    _ => unreachable!("a run fits a tile"),
                 }
             }
         }
@@ -179,19 +186,20 @@ impl<T: Element> Block<'_, T> {
         let mut merges = [Merge { fresh: true, old: 0.0, new: 0.0 }; Q];
         let mut sums = [0.0; Q];
         // How far the maximum so far (in the first half) and the block's (in the second) are from the new one.
-        let mut exponents = [0.0; 8];
+        let mut exponents = [0.0; 16];
+        let half = L::COUNT / 2;
         for (i, unit) in units.iter_mut().enumerate() {
             // SAFETY: the target feature is the caller's promise.
             let (max, sum) = unsafe { soften::<L>(&mut weights[i], &slots, self.scale, self.softcap) };
             let fresh = unit.visible.start / KV_BLOCK == self.index;
             let new_max = if fresh { max } else { unit.max.max(max) };
-            (exponents[i], exponents[i + 4]) = (unit.max - new_max, max - new_max);
+            (exponents[i], exponents[i + half]) = (unit.max - new_max, max - new_max);
             (unit.max, sums[i], merges[i].fresh) = (new_max, sum, fresh);
         }
-        // SAFETY: AVX2 is among the features of every instruction set; there are eight exponents.
-        unsafe { Lanes::store(exponents.as_mut_ptr(), exp_of::<__m256>(Lanes::load(exponents.as_ptr()))) };
+        // SAFETY: the target feature is the caller's promise; there are as many exponents as any register has.
+        unsafe { L::store(exponents.as_mut_ptr(), exp_of(L::load(exponents.as_ptr()))) };
         for (i, (unit, merge)) in units.iter_mut().zip(&mut merges).enumerate() {
-            (merge.old, merge.new) = (exponents[i], exponents[i + 4]);
+            (merge.old, merge.new) = (exponents[i], exponents[i + half]);
             unit.sum = merge.of(unit.sum, sums[i]);
         }
 

@@ -63,8 +63,8 @@ pub(crate) unsafe fn float_rows<L: Lanes, const PARTS: usize, const C: usize, co
     }
 }
 
-/// Defines a kernel by [`block32_rows`]: of a block of `$bytes`, `$scale` gives a part's scales, and `$dot` adds C rows' products,
-/// over 32 of k, to `$sums`. `$offset` was added to the quants.
+/// Defines a kernel by [`block32_rows`]: of a block of `$bytes`, `$scale` gives a part's scales, and `$dot` adds C rows'
+/// products, over 32 of k, to `$sums`. `$offset` was added to the quants.
 macro_rules! block32 {
     ($features:literal, $counts:tt, $lanes:ty, $parts:literal, $name:ident, $bytes:literal, $scale:ident,
      offset: $offset:expr, mins: $mins:literal, |$packed:ident, $part:ident, $x:ident, $sums:ident| $dot:expr) => {
@@ -150,8 +150,8 @@ pub(crate) struct Sums<const C: usize> {
     pub(crate) of_16: [*const i16; C],
 }
 
-/// Defines a kernel by [`block256_rows`]: of a block of `$bytes`, `$dot` adds C rows' exact sums S to `$scaled`, and Mn to `$mins`.
-/// Where `$offset` was added to the quants, `$mins` is instead the sum `Σ scale · Σ x` that goes with it.
+/// Defines a kernel by [`block256_rows`]: of a block of `$bytes`, `$dot` adds C rows' exact sums S to `$scaled`, and Mn to
+/// `$mins`. Where `$offset` was added to the quants, `$mins` is instead the sum `Σ scale · Σ x` that goes with it.
 macro_rules! block256 {
     ($features:literal, $counts:tt, $lanes:ty, $parts:literal, $name:ident, $bytes:literal, offset: $offset:literal,
      mins: $mins:literal, |$packed:ident, $part:ident, $x:ident, $x_sums:ident, $scaled:ident, $min_sums:ident| $dot:expr) => {
