@@ -197,8 +197,9 @@ fn products(ratios: &Ratios) {
     let (n, k) = (1536, 1536);
     for dtype in DTYPES {
         let (block, block_bytes) = dtype.block();
-        // Small positive bytes: whatever is read as a scale is finite.
-        let bytes: Vec<u8> = (0..n * k / block * block_bytes).map(|at| (at * 7 % 60) as u8).collect();
+        // Bytes that are finite whatever is read as a scale, and such as make no subnormal numbers: those are slow.
+        let first = if dtype == Dtype::MXFP4 { 100 } else { 0 };
+        let bytes: Vec<u8> = (0..n * k / block * block_bytes).map(|at| first + (at * 7 % 60) as u8).collect();
         let matrix = Matrix::pack(dtype, n, k, &bytes, compute(Isa::Reference).pool()).expect("finite weights");
         for m in [1, 64] {
             let x = numbers(m * k);
