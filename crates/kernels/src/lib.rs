@@ -29,7 +29,12 @@ mod vector;
 #[cfg(x86)]
 mod x86;
 
+#[cfg(all(feature = "emulated-amx", not(all(x86, target_os = "linux"))))]
+compile_error!("the feature `emulated-amx` needs Linux on x86-64");
+
 pub use activations::{ActivationKind, Activations};
+#[cfg(feature = "emulated-amx")]
+pub use amx::emulator::{TileProducts, emulated_tile_products};
 pub use attention::{AttentionRow, AttentionScratch, AttentionShape};
 pub use compute::{AttentionInput, Compute, Product};
 pub use isa::{Isa, ParseIsaError};
