@@ -22,7 +22,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn run(&self) -> Result<()> {
         let scratch = TempDir::with_prefix("freehold-parity-").context("no temporary directory can be made")?;
-        let binary = self.binary.clone().map_or_else(build, Ok)?;
+        let binary = self.binary.clone().map_or_else(|| build(&[]), Ok)?;
         let status = Command::new(&self.python)
             .args(["-c", SCRIPT])
             .arg(binary.canonicalize().with_context(|| format!("{} is not there", binary.display()))?)
