@@ -1,9 +1,11 @@
 //! `cargo xtask conformance`: the main job on a real model, through the built program: fetch it, ask it, serve it to the
-//! Python `openai` client, stop; and the numeric contract over instruction sets, threads and chunks.
+//! Python `openai` client, stop; and the numeric contract over instruction sets, threads and chunks. Where the machine has
+//! AVX-512 without AMX, a second build of the program emulates AMX (docs/amx.md).
 
 use anyhow::{Context as _, Result, ensure};
 use freehold_kernels::Isa;
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,7 +42,7 @@ pub(crate) struct Options {
     /// Tokens whose logits are compared on every path that is fast.
     #[arg(long, default_value_t = 520)]
     tokens: usize,
-    /// Tokens on which the scalar reference runs every path; one of them runs on all tokens.
+    /// Tokens on which the scalar reference, and AMX where it is emulated, run every path; one of them runs on all tokens.
     #[arg(long, default_value_t = 72)]
     reference_tokens: usize,
 }
@@ -48,8 +50,16 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn run(&self) -> Result<()> {
         let scratch = TempDir::with_prefix("freehold-conformance-").context("no temporary directory can be made")?;
-        let binary = self.binary.clone().map_or_else(build, Ok)?;
-        let freehold = Freehold { binary, home: self.home.clone().unwrap_or_else(|| scratch.path().join("home")) };
+        let binary = self.binary.clone().map_or_else(|| build(&[]), Ok)?;
+        let home = self.home.clone().unwrap_or_else(|| scratch.path().join("home"));
+        let emulating = if Isa::Avx512.is_available() && !Isa::Amx.is_available() && cfg!(target_os = "linux") {
+            let binary = scratch.path().join("freehold-with-emulated-amx");
+            timed("build with emulated AMX", || build_emulating(&binary))?;
+            Some(Freehold { binary, home: home.clone() })
+        } else {
+            None
+        };
+        let freehold = Freehold { binary, home };
 
         timed("fetch", || freehold.json(&["pull", MODEL]).map(drop))?;
         timed("answer", || check_answer(&freehold))?;
@@ -60,11 +70,11 @@ impl Options {
         if self.model != MODEL {
             timed("fetch", || freehold.json(&["pull", &self.model]).map(drop))?;
         }
-        timed("numeric contract", || self.check_numbers(&freehold))
+        timed("numeric contract", || self.check_numbers(&freehold, emulating.as_ref()))
     }
 
-    /// One digest of all logits, whatever the path.
-    fn check_numbers(&self, freehold: &Freehold) -> Result<()> {
+    /// One digest of all logits, whatever the path. `emulating` is the program for AMX where the machine has none.
+    fn check_numbers(&self, freehold: &Freehold, emulating: Option<&Freehold>) -> Result<()> {
         let root = crate::tidy::root();
         let text = root.join(TEXT_FILE);
         let text = text.to_str().context("the work tree's path is not UTF-8")?;
@@ -76,32 +86,47 @@ impl Options {
         let short = self.reference_tokens.min(self.tokens);
         let mut all = Vec::new();
         let mut of_first = Vec::new();
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let paths = THREADS.iter().flat_map(|&threads| CHUNKS.map(|chunk| LogitsPath { isa, threads, chunk }));
-            if isa == Isa::Reference {
-                // Takes seconds for what the others do at once: on all tokens, one of its paths.
-                all.push(LogitsPath { isa, threads: 2, chunk: 512 });
+        for isa in Isa::ALL {
+            let (program, is_slow) = match emulating {
+                _ if isa.is_available() => (freehold, isa == Isa::Reference),
+                Some(emulating) if isa == Isa::Amx => (emulating, true),
+                _ => {
+                    println!("  no {isa} on this machine");
+                    continue;
+                }
+            };
+            let path = |threads, chunk| LogitsPath { program, isa, threads, chunk };
+            let paths = THREADS.iter().flat_map(|&threads| CHUNKS.map(|chunk| path(threads, chunk)));
+            if is_slow {
+                // Takes a minute for what the others do at once: on all tokens, one of its paths.
+                all.push(path(2, 512));
             } else {
                 all.extend(paths.clone());
             }
             of_first.extend(paths);
         }
-        self.compare(freehold, &ids, &all)?;
-        self.compare(freehold, &ids[..short], &of_first)
+        self.compare(&ids, &all)?;
+        self.compare(&ids[..short], &of_first)
     }
 
     /// Fails unless the logits of all positions have one digest over the paths; prints it.
-    fn compare(&self, freehold: &Freehold, ids: &[String], paths: &[LogitsPath]) -> Result<()> {
+    fn compare(&self, ids: &[String], paths: &[LogitsPath<'_>]) -> Result<()> {
         let tokens = ids.join(",");
         let mut common: Option<String> = None;
-        for LogitsPath { isa, threads, chunk } in paths {
+        for LogitsPath { program, isa, threads, chunk } in paths {
             let began = Instant::now();
             let options = ["logits", &self.model, "--tokens", &tokens, "--all", "--digest-only"];
             let path = ["--isa", &isa.to_string(), "--threads", &threads.to_string(), "--chunk", &chunk.to_string()];
-            let printed = freehold.json(&[&options[..], &path].concat())?;
+            let printed = program.json(&[&options[..], &path].concat())?;
             let digest = printed["sha256"].as_str().context("`logits` printed no sha256")?;
             let path = path.join(" ");
-            println!("  {} tokens {path}: {digest} ({:.1} s)", ids.len(), began.elapsed().as_secs_f64());
+            let mut remarks = format!("{:.1} s", began.elapsed().as_secs_f64());
+            let products = &printed["emulated_tile_products"];
+            if let (Some(int8), Some(bf16)) = (products["int8"].as_u64(), products["bf16"].as_u64()) {
+                write!(remarks, ", emulated: {int8} tdpbssd, {bf16} tdpbf16ps")?;
+                ensure!(ids.len().min(*chunk) < 16 || int8 + bf16 > 0, "{path}: rows that fill tiles ran on none");
+            }
+            println!("  {} tokens {path}: {digest} ({remarks})", ids.len());
             let common = common.get_or_insert_with(|| digest.to_owned());
             ensure!(common == digest, "{path} gives other bits than the paths before it");
         }
@@ -113,7 +138,8 @@ impl Options {
 
 /// A way to the same logits.
 #[derive(Clone, Copy)]
-struct LogitsPath {
+struct LogitsPath<'a> {
+    program: &'a Freehold,
     isa: Isa,
     threads: usize,
     chunk: usize,
@@ -208,17 +234,24 @@ impl Drop for Server {
     }
 }
 
-/// Builds the program in release; where it lies.
-pub(crate) fn build() -> Result<PathBuf> {
+/// Builds the program in release, with these features of its; where it lies.
+pub(crate) fn build(features: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(crate::tidy::root()).args(["build", "--release", "--locked", "--package", "freehold"]);
+    command.arg(format!("--features={}", features.join(",")));
     let output = command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "cargo build: {}", output.status);
     let messages = String::from_utf8(output.stdout)?;
     let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let executable = messages.find_map(|message| message["executable"].as_str().map(PathBuf::from));
     executable.context("cargo build named no program")
+}
+
+/// Copies a program that emulates AMX to `path`. It is built where the plain one lies, which is put back.
+fn build_emulating(path: &Path) -> Result<()> {
+    std::fs::copy(build(&["emulated-amx"])?, path).context("the program cannot be copied")?;
+    build(&[]).map(drop)
 }
 
 /// A virtual environment with the package `openai`; its Python.

@@ -39,7 +39,7 @@ impl Options {
 
     /// Runs a script with the program and these arguments.
     fn run_script(&self, script: &str, arguments: Vec<OsString>) -> Result<()> {
-        let binary = self.binary.clone().map_or_else(build, Ok)?;
+        let binary = self.binary.clone().map_or_else(|| build(&[]), Ok)?;
         let status = Command::new(&self.python)
             .args(["-c", script])
             .arg(binary.canonicalize().with_context(|| format!("{} is not there", binary.display()))?)

@@ -56,7 +56,7 @@ pub struct Activations {
     pub(crate) sums16: Vec<i16>,
     /// The float forms: M × padded K; for `Bf16` rounded to bf16 and widened again.
     pub(crate) floats: Vec<f32>,
-    /// `Bf16`: the same numbers as bf16, M × padded K.
+    /// `Bf16`, in their place where the kernels take bf16: M × padded K.
     pub(crate) bf16s: Vec<bf16>,
 }
 
@@ -92,11 +92,12 @@ impl Activations {
         self.padded
     }
 
-    /// Makes room for `rows` × `cols` activations; the contents are stale until every row was filled.
+    /// Makes room for `rows` × `cols` activations; the contents are stale until every row was filled. `takes_bf16` is what
+    /// the instruction set's table says.
     ///
     /// # Panics
     /// If an int8 form is asked for and `cols` is no whole number of blocks: the weights' shape rules that out.
-    pub(crate) fn prepare(&mut self, kind: ActivationKind, rows: usize, cols: usize) {
+    pub(crate) fn prepare(&mut self, kind: ActivationKind, rows: usize, cols: usize, takes_bf16: bool) {
         let block = kind.block();
         let int8 = matches!(kind, ActivationKind::Int8Block32 | ActivationKind::Int8Block256);
         assert!(!int8 || cols.is_multiple_of(block), "{cols} activations are no whole number of blocks of {block}");
@@ -110,8 +111,9 @@ impl Activations {
         self.scaled_sums.resize(resize(block32, cols / 32), 0.0);
         self.sums32.resize(resize(int8, cols / 32), 0);
         self.sums16.resize(resize(int8 && !block32, cols / 16), 0);
-        self.floats.resize(resize(!int8, self.padded), 0.0);
-        self.bf16s.resize(resize(kind == ActivationKind::Bf16, self.padded), bf16::ZERO);
+        let bf16 = takes_bf16 && kind == ActivationKind::Bf16;
+        self.floats.resize(resize(!int8 && !bf16, self.padded), 0.0);
+        self.bf16s.resize(resize(bf16, self.padded), bf16::ZERO);
     }
 }
 
@@ -155,18 +157,13 @@ pub(crate) fn round_bf16(x: f32) -> f32 {
     if x.is_subnormal() { 0.0f32.copysign(x) } else { bf16::from_f32(x).to_f32() }
 }
 
-/// Fills one row in a float form.
+/// Fills one row in a float form, in which one of floats and bf16s is empty.
 pub(crate) fn fill_floats(kind: ActivationKind, x: &[f32], row: &mut RowMut<'_>) {
-    let (used, padding) = row.floats.split_at_mut(x.len());
-    if kind == ActivationKind::Bf16 {
-        for (float, &x) in used.iter_mut().zip(x) {
-            *float = round_bf16(x);
-        }
-    } else {
-        used.copy_from_slice(x);
+    let padded = || x.iter().copied().chain(std::iter::repeat(0.0));
+    for (float, x) in row.floats.iter_mut().zip(padded()) {
+        *float = if kind == ActivationKind::Bf16 { round_bf16(x) } else { x };
     }
-    padding.fill(0.0);
-    for (bf16, &float) in row.bf16s.iter_mut().zip(&*row.floats) {
-        *bf16 = bf16::from_f32(float);
+    for (bf16, x) in row.bf16s.iter_mut().zip(padded()) {
+        *bf16 = bf16::from_f32(round_bf16(x));
     }
 }

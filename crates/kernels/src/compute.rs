@@ -130,7 +130,7 @@ impl Compute {
     pub fn prepare(&self, kind: ActivationKind, x: &[f32], cols: usize, activations: &mut Activations) {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "activations are no whole number of rows of {cols}");
         let rows = x.len() / cols;
-        activations.prepare(kind, rows, cols);
+        activations.prepare(kind, rows, cols, self.matmul.takes_bf16);
         let chunk = self.rows_per_chunk(rows, cols);
         // Nothing per row: those forms have no such part.
         let per_row = |len: usize| len.checked_div(rows).unwrap_or(0);
@@ -186,6 +186,8 @@ impl Compute {
             assert_eq!(activations.kind(), Some(kind), "activations for {}", matrix.dtype());
             let cols = if kind == ActivationKind::Bf16 { matrix.cols().next_multiple_of(32) } else { matrix.cols() };
             assert_eq!(activations.padded(), cols, "columns");
+            let as_bf16 = self.matmul.takes_bf16 && kind == ActivationKind::Bf16;
+            assert_eq!(activations.bf16s.is_empty(), !as_bf16 || rows == 0, "activations for another instruction set");
             assert_eq!(product.out.len(), rows * matrix.rows(), "output");
             assert!(product.bias.is_none_or(|bias| bias.len() == matrix.rows()), "bias");
             groups_total += matrix.groups();

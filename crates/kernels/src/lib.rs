@@ -26,14 +26,21 @@ mod pool;
 mod rope;
 mod routing;
 mod vector;
+#[cfg(x86)]
+mod x86;
+
+#[cfg(all(feature = "emulated-amx", not(all(x86, target_os = "linux"))))]
+compile_error!("the feature `emulated-amx` needs Linux on x86-64");
 
 pub use activations::{ActivationKind, Activations};
+#[cfg(feature = "emulated-amx")]
+pub use amx::emulator::{TileProducts, emulated_tile_products};
 pub use attention::{AttentionRow, AttentionScratch, AttentionShape};
 pub use compute::{AttentionInput, Compute, Product};
 pub use isa::{Isa, ParseIsaError};
 pub use kv::{KV_BLOCK, KvLayer, KvShape, KvType, ParseKvTypeError};
-pub use matrix::{Matrix, MatrixError};
+pub use matrix::{Matrix, MatrixError, dequantize_vector};
 pub use pool::Pool;
-pub use rope::{RopeError, RopeFrequencies, RopeScaling, RopeStyle, RopeTable};
+pub use rope::{MAX_POSITIONS, RopeError, RopeFrequencies, RopeScaling, RopeStyle, RopeTable};
 pub use routing::{Route, RouteShare, route};
 pub use vector::{Gate, VectorKernels};

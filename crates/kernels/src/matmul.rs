@@ -38,26 +38,37 @@ impl Tile<'_> {
 /// A kernel for one weight type. The instruction set must be available, and the tile's parts must fit each other.
 pub(crate) type TileKernel = unsafe fn(&Tile<'_>);
 
-/// Defines `$name`, a [`TileKernel`] that runs `$rows::<C>`, which takes C rows of activations at once, over all rows of a
-/// tile: as many as it can at a time, in the order of the counts given. Unpacked weights serve C rows.
+/// Defines `kernel`, the function of a [`MatmulTable`], for the instruction set whose module has kernels of these names.
 #[cfg(x86)]
-macro_rules! over_rows {
-    ($features:literal, [$($count:literal),+], $name:ident, $rows:ident) => {
-        #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name(tile: &Tile<'_>) {
-            let mut row = tile.rows.start;
-            $(
-                while tile.rows.end - row >= $count {
-                    // SAFETY: the caller's promises hold for every part of the tile.
-                    unsafe { $rows::<$count>(tile, row) };
-                    row += $count;
-                }
-            )+
+macro_rules! kernel_of_type {
+    () => {
+        fn kernel(dtype: freehold_base::Dtype) -> crate::matmul::TileKernel {
+            use super::{block32, block256, matmul_float};
+            use freehold_base::Dtype;
+            match dtype {
+                Dtype::F32 => matmul_float::f32_tile,
+                Dtype::F16 => matmul_float::f16_tile,
+                Dtype::BF16 => matmul_float::bf16_tile,
+                Dtype::Q4_0 => block32::q4_0_tile,
+                Dtype::Q4_1 => block32::q4_1_tile,
+                Dtype::Q5_0 => block32::q5_0_tile,
+                Dtype::Q5_1 => block32::q5_1_tile,
+                Dtype::Q8_0 => block32::q8_0_tile,
+                Dtype::IQ4_NL => block32::iq4_nl_tile,
+                Dtype::MXFP4 => block32::mxfp4_tile,
+                Dtype::Q2_K => block256::q2_k_tile,
+                Dtype::Q3_K => block256::q3_k_tile,
+                Dtype::Q4_K => block256::q4_k_tile,
+                Dtype::Q5_K => block256::q5_k_tile,
+                Dtype::Q6_K => block256::q6_k_tile,
+                Dtype::IQ4_XS => block256::iq4_xs_tile,
+                _ => crate::matmul::reference_kernel(dtype),
+            }
         }
     };
 }
 #[cfg(x86)]
-pub(crate) use over_rows;
+pub(crate) use kernel_of_type;
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
@@ -66,11 +77,13 @@ pub(crate) struct MatmulTable {
     pub(crate) kernel: fn(Dtype) -> TileKernel,
     /// Fills one row of activations in an int8 form.
     pub(crate) quantize_row: unsafe fn(activations::ActivationKind, &[f32], &mut RowMut<'_>),
+    /// Whether its kernel for BF16 takes activations as bf16. Else they are rounded to bf16 and widened again.
+    pub(crate) takes_bf16: bool,
 }
 
 /// The scalar reference.
 pub(crate) static REFERENCE: MatmulTable =
-    MatmulTable { kernel: reference_kernel, quantize_row: activations::quantize_row };
+    MatmulTable { kernel: reference_kernel, quantize_row: activations::quantize_row, takes_bf16: false };
 
 impl MatmulTable {
     /// The functions for an instruction set that is available.

@@ -147,17 +147,45 @@ impl Matrix {
         let group = self.group(row / GROUP);
         let lane = row % GROUP;
         for (packed, out) in group.chunks_exact(block_bytes).zip(out.chunks_mut(block)) {
-            match self.dtype {
-                Dtype::F32 => out[0] = f32_at(packed, lane * 4),
-                Dtype::F16 => out[0] = f16_at(packed, lane * 2),
-                Dtype::BF16 => {
-                    for (k, out) in out.iter_mut().enumerate() {
-                        *out = bf16::from_bits(u16_at(packed, (k / 2 * GROUP + lane) * 4 + k % 2 * 2)).to_f32();
-                    }
-                }
-                dtype => dequantize(dtype, packed, lane, out),
+            unpack(self.dtype, packed, lane, out);
+        }
+    }
+}
+
+/// The numbers of a tensor of one dimension, `bytes` in its file's layout, as f32: what a [`Matrix`] of one row would give,
+/// without the fifteen rows that are packed with it.
+///
+/// # Errors
+/// As of [`Matrix::pack`].
+pub fn dequantize_vector(dtype: Dtype, length: usize, bytes: &[u8]) -> Result<Vec<f32>, MatrixError> {
+    let (block, block_bytes) = packed_block(dtype).ok_or(MatrixError::UnsupportedDtype(dtype))?;
+    if length == 0 || dtype.size_bytes(length as u64) != Some(bytes.len() as u64) {
+        return Err(MatrixError::WrongSize { dtype, rows: 1, cols: length, bytes: bytes.len() });
+    }
+    let (source_block, source_bytes) = dtype.block();
+    let mut packed = vec![0; block_bytes];
+    let mut numbers = vec![0.0; length];
+    for (out, source) in numbers.chunks_mut(block).zip(bytes.chunks(block / source_block * source_bytes)) {
+        packed.fill(0);
+        if !pack_row(dtype, source, 0, &mut packed) {
+            return Err(MatrixError::NotFinite { row: 0 });
+        }
+        unpack(dtype, &packed, 0, out);
+    }
+    Ok(numbers)
+}
+
+/// The numbers of one lane of a block.
+fn unpack(dtype: Dtype, packed: &[u8], lane: usize, out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => out[0] = f32_at(packed, lane * 4),
+        Dtype::F16 => out[0] = f16_at(packed, lane * 2),
+        Dtype::BF16 => {
+            for (k, out) in out.iter_mut().enumerate() {
+                *out = bf16::from_bits(u16_at(packed, (k / 2 * GROUP + lane) * 4 + k % 2 * 2)).to_f32();
             }
         }
+        dtype => dequantize(dtype, packed, lane, out),
     }
 }
 

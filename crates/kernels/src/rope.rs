@@ -6,6 +6,13 @@
 
 use crate::math64;
 
+/// How many positions a sequence may have, from 0 on: up to there f32 holds every position exactly.
+pub const MAX_POSITIONS: usize = 1 << 24;
+
+/// The fastest that a pair may turn, in radians per position: cosines and sines are proved for angles up to 2²⁵. Models turn
+/// by one, give or take a scaling's correction.
+const MAX_FREQUENCY: f64 = 2.0;
+
 /// How the frequencies are changed to reach longer contexts.
 #[derive(Clone, PartialEq, Debug)]
 pub enum RopeScaling {
@@ -89,6 +96,12 @@ pub enum RopeError {
         /// How many pairs are rotated.
         pairs: usize,
     },
+    /// A pair turns faster than cosines and sines are good for.
+    #[error(
+        "rotary embedding that turns by {0} radians per position, and {MAX_FREQUENCY} is the most that is supported; check the \
+         model's metadata"
+    )]
+    Frequency(f64),
     /// The two ends of a blend coincide.
     #[error(
         "rotary embedding whose low and high frequency factors are both {0}: they must differ; check the model's metadata"
@@ -194,6 +207,9 @@ impl RopeFrequencies {
                 divided(plain, pairs, factors)?
             }
         };
+        if let Some(&frequency) = inverse.iter().find(|&&frequency| frequency > MAX_FREQUENCY) {
+            return Err(RopeError::Frequency(frequency));
+        }
         Ok(Self {
             inverse: inverse.into_iter().map(|frequency| frequency as f32).collect(),
             attention_factor: attention_factor as f32,
@@ -252,9 +268,13 @@ pub struct RopeTable {
 impl RopeTable {
     /// One row for each of `positions`, in their order. The angle is f32(position) · inverse frequency, rounded to f32;
     /// its cosine and sine are rounded to f32 once, then multiplied by the attention factor.
+    ///
+    /// # Panics
+    /// If a position is not below [`MAX_POSITIONS`].
     pub fn new(frequencies: &RopeFrequencies, positions: impl IntoIterator<Item = usize>) -> Self {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {
+            assert!(position < MAX_POSITIONS, "position {position} of at most {MAX_POSITIONS}");
             for &frequency in &frequencies.inverse {
                 let angle = position as f32 * frequency;
                 let (sine, cosine) = math64::sin_cos(f64::from(angle));
@@ -372,13 +392,15 @@ mod tests {
             mscale: None,
             mscale_all_dim: None,
         };
-        let cases: [(f64, usize, RopeScaling); 11] = [
+        let cases: [(f64, usize, RopeScaling); 13] = [
             (10_000.0, 0, RopeScaling::None),
             (10_000.0, 7, RopeScaling::None),
             (0.0, 8, RopeScaling::None),
             (f64::NAN, 8, RopeScaling::None),
             (f64::INFINITY, 8, RopeScaling::None),
             (10_000.0, 8, RopeScaling::Linear { factor: 0.0 }),
+            (10_000.0, 8, RopeScaling::Linear { factor: 0.4 }),
+            (0.01, 8, RopeScaling::None),
             (10_000.0, 8, RopeScaling::Factors(vec![1.0; 3])),
             (10_000.0, 8, long_rope(vec![1.0; 5], None)),
             (10_000.0, 8, long_rope(vec![1.0; 4], Some(-1.0))),
@@ -393,7 +415,7 @@ mod tests {
     #[test]
     fn rows_are_correctly_rounded_cosines_and_sines() {
         let frequencies = RopeFrequencies::new(10_000.0, 64, &RopeScaling::None).expect("a plain model");
-        let positions = [0, 1, 63, 64, 1000, 131_071];
+        let positions = [0, 1, 63, 64, 1000, 131_071, MAX_POSITIONS - 1];
         let table = RopeTable::new(&frequencies, positions);
         for (index, &position) in positions.iter().enumerate() {
             let (cos, sin) = table.row(index);

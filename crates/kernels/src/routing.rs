@@ -22,15 +22,16 @@ pub enum RouteShare {
 }
 
 /// The `count` experts with the largest `logits`, one per expert, in ascending number; of equal logits the lower number
-/// is chosen.
+/// is chosen. Where a logit is NaN, so are the weights.
 ///
 /// # Panics
 /// If `count` is 0 or above the number of experts.
 pub fn route(logits: &[f32], count: usize, share: RouteShare) -> Vec<Route> {
     assert!((1..=logits.len()).contains(&count), "{count} of {} experts", logits.len());
     let mut experts: Vec<usize> = (0..logits.len()).collect();
-    // Adding +0 makes the two zeros equal; the order is total, so that a NaN does no more harm than to be chosen.
-    let before = |&a: &usize, &b: &usize| (logits[b] + 0.0).total_cmp(&(logits[a] + 0.0)).then(a.cmp(&b));
+    // Adding +0 makes the two zeros equal. A NaN of either sign comes first: it is chosen, and the weights show it.
+    let key = |expert: usize| if logits[expert].is_nan() { f32::NAN } else { logits[expert] + 0.0 };
+    let before = |&a: &usize, &b: &usize| key(b).total_cmp(&key(a)).then(a.cmp(&b));
     experts.select_nth_unstable_by(count - 1, before);
     experts.truncate(count);
     experts.sort_unstable();
@@ -50,7 +51,6 @@ mod tests {
 
     #[test]
     fn the_largest_are_chosen_in_ascending_order_and_ties_go_to_the_lower_number() {
-        let nan = f32::NAN;
         let cases: [(&[f32], usize, &[usize]); 8] = [
             (&[1.0], 1, &[0]),
             (&[1.0, 3.0, 2.0, 0.0], 2, &[1, 2]),
@@ -67,7 +67,13 @@ mod tests {
                 assert_eq!(found, expected, "{logits:?}");
             }
         }
-        assert_eq!(route(&[nan, 1.0, nan], 2, RouteShare::OfChosen).len(), 2);
+        for nan in [f32::NAN, -f32::NAN] {
+            for share in [RouteShare::OfAll, RouteShare::OfChosen] {
+                let routes = route(&[2.0, nan, 1.0], 2, share);
+                assert_eq!(routes.iter().map(|route| route.expert).collect::<Vec<_>>(), [0, 1]);
+                assert!(routes.iter().all(|route| route.weight.is_nan()), "{nan} is hidden: {routes:?}");
+            }
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub enum Gate {
     /// `gelu(gate) · up`: see [`math::gelu`].
     Gelu,
     /// With `g = min(gate, limit)` and `u = up` kept within ±`limit`: `g / (1 + exp(−(alpha · g))) · (u + 1)`, as GPT-OSS
-    /// has it (arXiv 2508.10925).
+    /// has it (arXiv 2508.10925). A NaN in either makes the output one.
     ClampedSilu {
         /// What the gate is multiplied by inside the exponential.
         alpha: f32,
@@ -62,9 +62,10 @@ pub enum Gate {
 fn vector_table(isa: Isa) -> &'static VectorTable {
     match isa {
         Isa::Reference => &REFERENCE,
-        // Nothing here is wide enough yet for AVX-512 to have overrides of its own.
         #[cfg(x86)]
-        Isa::Avx2 | Isa::Avx512 | Isa::Amx => &crate::avx2::vector::TABLE,
+        Isa::Avx2 => &crate::avx2::vector::TABLE,
+        #[cfg(x86)]
+        Isa::Avx512 | Isa::Amx => &crate::avx512::vector::TABLE,
         #[cfg(not(x86))]
         Isa::Avx2 | Isa::Avx512 | Isa::Amx => unreachable!("never available here"),
     }
@@ -223,9 +224,14 @@ fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
+/// The smaller one; a NaN stays one, which `f32::min` would hide.
+fn at_most(x: f32, limit: f32) -> f32 {
+    if x > limit { limit } else { x }
+}
+
 fn clamped_silu_mul(gate: &[f32], up: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
     for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-        let (gate, up) = (gate.min(limit), up.max(-limit).min(limit));
+        let (gate, up) = (at_most(gate, limit), -at_most(-at_most(up, limit), limit));
         *out = gate / (1.0 + math::exp(-(alpha * gate))) * (up + 1.0);
     }
 }
@@ -267,6 +273,6 @@ fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
 }
 
 /// One pair, turned: `(a·cos − b·sin, b·cos + a·sin)`, the products with the sine rounded first.
-pub(crate) fn rotate(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
+fn rotate(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
     (a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin))
 }

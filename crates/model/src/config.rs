@@ -2,12 +2,12 @@
 
 use crate::Error;
 use crate::source::{Place, Source};
+use freehold_kernels::MAX_POSITIONS;
 
 /// The most of anything: far above every known model, low enough that no product of two overflows.
 const MAX_LAYERS: usize = 1 << 10;
 const MAX_HEADS: usize = 1 << 12;
 const MAX_WIDTH: usize = 1 << 20;
-const MAX_CONTEXT: usize = 1 << 28;
 
 /// The hyper-parameters of a decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub struct Config {
     pub feed_forward: usize,
     /// Tokens of the vocabulary.
     pub vocabulary: usize,
-    /// Positions that the model was made for.
+    /// Positions that the model was made for, at most [`MAX_POSITIONS`].
     pub context_length: usize,
     /// Whether the output head has weights of its own; otherwise the embedding serves.
     pub has_head: bool,
@@ -66,7 +66,7 @@ impl Config {
             head_dim,
             feed_forward: source.count("feed_forward_length", "intermediate_size", MAX_WIDTH)?,
             vocabulary,
-            context_length: source.count("context_length", "max_position_embeddings", MAX_CONTEXT)?,
+            context_length: source.count("context_length", "max_position_embeddings", MAX_POSITIONS)?,
             has_head: source.has_head()?,
         })
     }

@@ -109,7 +109,8 @@ impl Model {
     /// in the order of chunks and tokens.
     ///
     /// # Panics
-    /// If a chunk is empty, names a token outside the vocabulary, or has too short a block table.
+    /// If a chunk is empty, names a token outside the vocabulary, has too short a block table, or goes beyond
+    /// [`MAX_POSITIONS`](freehold_kernels::MAX_POSITIONS).
     pub fn forward(
         &self,
         compute: &Compute,

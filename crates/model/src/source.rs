@@ -5,7 +5,7 @@ use crate::Error;
 use crate::notes::{Notes, Slab};
 use freehold_base::Dtype;
 use freehold_formats::{Checkpoint, TensorView};
-use freehold_kernels::{Compute, Matrix, MatrixError};
+use freehold_kernels::{Compute, Matrix, MatrixError, dequantize_vector};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -408,10 +408,7 @@ impl<'a> Source<'a> {
     pub(crate) fn numbers(&self, tensor: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>, Error> {
         check_shape(tensor, shape)?;
         let length = shape.iter().product();
-        let row = self.pack(tensor, 1, length, tensor.bytes)?;
-        let mut numbers = vec![0.0; length];
-        row.dequantize_row(0, &mut numbers);
-        Ok(numbers)
+        dequantize_vector(tensor.dtype, length, tensor.bytes).map_err(|source| unusable(tensor, source))
     }
 
     /// Refuses a checkpoint that holds more than was used: what it asks for is not what would be computed.

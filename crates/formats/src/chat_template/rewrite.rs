@@ -19,7 +19,8 @@ pub(super) fn rewrite(
     syntax: SyntaxConfig,
 ) -> Result<(String, Vec<String>), Error> {
     let tree = parse(source, super::NAME, syntax)?;
-    let mut writer = Writer { text: String::with_capacity(source.len() * 2), line: 1, special, strings: Vec::new() };
+    let text = String::with_capacity(source.len() * 2);
+    let mut writer = Writer { text, line: 1, special, strings: Vec::new(), loop_can_be_left: false };
     writer.statement(&tree)?;
     Ok((writer.text, writer.strings))
 }
@@ -31,6 +32,9 @@ struct Writer<'s> {
     special: &'s SpecialTokens,
     /// Those in expressions.
     strings: Vec<String>,
+    /// Whether nothing but conditions stands between here and the loop around. The engine's `break` and `continue` jump
+    /// without ending what else they leave, and then it panics on scopes that do not match.
+    loop_can_be_left: bool,
 }
 
 type Written = Result<(), Error>;
@@ -55,14 +59,32 @@ impl Writer<'_> {
         self.push(keyword);
     }
 
-    fn body(&mut self, statements: &[ast::Stmt<'_>]) -> Written {
+    /// Those inside of a condition.
+    fn statements(&mut self, statements: &[ast::Stmt<'_>]) -> Written {
         statements.iter().try_for_each(|statement| self.statement(statement))
+    }
+
+    /// Those inside of anything else.
+    fn body(&mut self, statements: &[ast::Stmt<'_>], of_loop: bool) -> Written {
+        let outside = std::mem::replace(&mut self.loop_can_be_left, of_loop);
+        self.statements(statements)?;
+        self.loop_can_be_left = outside;
+        Ok(())
+    }
+
+    fn leave_loop(&mut self, span: Span, keyword: &str) -> Written {
+        if !self.loop_can_be_left {
+            return Err(unknown(&format!("`{keyword}` with another block between it and its loop")));
+        }
+        self.tag(span, keyword);
+        self.push(" %}");
+        Ok(())
     }
 
     fn statement(&mut self, statement: &ast::Stmt<'_>) -> Written {
         use ast::Stmt;
         match statement {
-            Stmt::Template(template) => self.body(&template.children)?,
+            Stmt::Template(template) => self.statements(&template.children)?,
             Stmt::EmitRaw(raw) => {
                 self.push("{{ ");
                 self.at(raw.span());
@@ -88,7 +110,7 @@ impl Writer<'_> {
                     self.expression(value)?;
                 }
                 self.push(" %}");
-                self.body(&with.body)?;
+                self.body(&with.body, false)?;
                 self.push("{% endwith %}");
             }
             Stmt::Set(set) => {
@@ -112,28 +134,28 @@ impl Writer<'_> {
                     self.expression(filter)?;
                 }
                 self.push(" %}");
-                self.body(&set.body)?;
+                self.body(&set.body, false)?;
                 self.push("{% endset %}");
             }
             Stmt::AutoEscape(block) => {
                 self.tag(block.span(), "autoescape ");
                 self.expression(&block.enabled)?;
                 self.push(" %}");
-                self.body(&block.body)?;
+                self.body(&block.body, false)?;
                 self.push("{% endautoescape %}");
             }
             Stmt::FilterBlock(block) => {
                 self.tag(block.span(), "filter ");
                 self.expression(&block.filter)?;
                 self.push(" %}");
-                self.body(&block.body)?;
+                self.body(&block.body, false)?;
                 self.push("{% endfilter %}");
             }
             Stmt::Block(block) => {
                 self.tag(block.span(), "block ");
                 self.push(block.name);
                 self.push(" %}");
-                self.body(&block.body)?;
+                self.body(&block.body, false)?;
                 self.push("{% endblock %}");
             }
             Stmt::Macro(declared) => {
@@ -141,7 +163,7 @@ impl Writer<'_> {
                 self.push(declared.name);
                 self.parameters(declared)?;
                 self.push(" %}");
-                self.body(&declared.body)?;
+                self.body(&declared.body, false)?;
                 self.push("{% endmacro %}");
             }
             Stmt::CallBlock(block) => {
@@ -150,7 +172,7 @@ impl Writer<'_> {
                 self.push(" ");
                 self.call(&block.call)?;
                 self.push(" %}");
-                self.body(&block.macro_decl.body)?;
+                self.body(&block.macro_decl.body, false)?;
                 self.push("{% endcall %}");
             }
             Stmt::Do(statement) => {
@@ -158,8 +180,8 @@ impl Writer<'_> {
                 self.call(&statement.call)?;
                 self.push(" %}");
             }
-            Stmt::Continue(statement) => self.tag(statement.span(), "continue %}"),
-            Stmt::Break(statement) => self.tag(statement.span(), "break %}"),
+            Stmt::Continue(statement) => self.leave_loop(statement.span(), "continue")?,
+            Stmt::Break(statement) => self.leave_loop(statement.span(), "break")?,
             // As in transformers, there is nothing to load a template from; only a template that gets here fails.
             Stmt::Import(statement) => self.tag(statement.span(), "do __other_template() %}"),
             Stmt::FromImport(statement) => self.tag(statement.span(), "do __other_template() %}"),
@@ -180,10 +202,10 @@ impl Writer<'_> {
             self.expression(filter)?;
         }
         self.push(if statement.recursive { " recursive %}" } else { " %}" });
-        self.body(&statement.body)?;
+        self.body(&statement.body, true)?;
         if !statement.else_body.is_empty() {
             self.push("{% else %}");
-            self.body(&statement.else_body)?;
+            self.statements(&statement.else_body)?;
         }
         self.push("{% endfor %}");
         Ok(())
@@ -193,7 +215,7 @@ impl Writer<'_> {
     fn condition(&mut self, condition: &ast::IfCond<'_>) -> Written {
         self.expression(&condition.expr)?;
         self.push(" %}");
-        self.body(&condition.true_body)?;
+        self.statements(&condition.true_body)?;
         match condition.false_body.as_slice() {
             [] => self.push("{% endif %}"),
             [ast::Stmt::IfCond(next)] => {
@@ -202,7 +224,7 @@ impl Writer<'_> {
             }
             statements => {
                 self.push("{% else %}");
-                self.body(statements)?;
+                self.statements(statements)?;
                 self.push("{% endif %}");
             }
         }

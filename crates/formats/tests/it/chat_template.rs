@@ -480,6 +480,20 @@ fn refusals_name_their_reason() {
     assert!(matches!(&refused, Error::ChatRefused { message } if message == "<|im_end|>"), "{refused}");
     let error = print("{{ raise_exception('no system\u{7}') }}").unwrap_err();
     assert!(matches!(&error, Error::ChatRefused { message } if message == "no system\\u{7}"), "{error}");
+    for keyword in ["break", "continue"] {
+        for (opened, closed) in [
+            ("with a = 1", "endwith"),
+            ("set a", "endset"),
+            ("filter upper", "endfilter"),
+            ("autoescape true", "endautoescape"),
+        ] {
+            let inside = format!("{{% {opened} %}}{{% if true %}}{{% {keyword} %}}{{% endif %}}{{% {closed} %}}");
+            let error = print(&format!("{{% for x in [1] %}}{inside}{{% endfor %}}")).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{keyword}` with another block between")), "{error}");
+        }
+    }
+    let left = "{% for x in 'abcd' %}{% if x == 'b' %}{% continue %}{% elif x == 'd' %}{% break %}{% endif %}{{ x }}{% endfor %}";
+    assert_eq!(print(left).unwrap(), "ac");
     let mut deep = json!(1);
     for _ in 0..100 {
         deep = json!([deep]);

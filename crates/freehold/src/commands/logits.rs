@@ -56,6 +56,10 @@ impl Options {
                 "numerics": numerics_id(self.compute.kv),
                 "sha256": sha256,
             });
+            #[cfg(feature = "emulated-amx")]
+            if let Some(products) = freehold_kernels::emulated_tile_products() {
+                document["emulated_tile_products"] = json!({ "int8": products.int8, "bf16": products.bf16 });
+            }
             if !self.digest_only {
                 document["logits"] = if self.all { json!(rows) } else { json!(rows.first()) };
             }

@@ -6,6 +6,7 @@ use crate::{models, output};
 use anyhow::{Context as _, Result};
 use freehold_engine::{numerics_id, perplexity};
 use freehold_formats::SpecialTokens;
+use freehold_kernels::MAX_POSITIONS;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ pub(crate) struct Options {
     #[arg(long)]
     file: PathBuf,
     /// Tokens of a window.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=MAX_POSITIONS as i64))]
     context: u32,
     #[command(flatten)]
     compute: ComputeOptions,

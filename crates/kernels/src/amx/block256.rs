@@ -6,9 +6,10 @@
 use super::matmul::{PANEL, four_words, over_panels};
 use super::tiles::Tiles;
 use crate::avx512::block256::{add_pair, bytes, signed_pairs, split, unsigned_pairs};
-use crate::avx512::matmul::{load, moved, or_masked, scales, store, table};
+use crate::avx512::matmul::{load, moved, or_masked, table};
 use crate::matmul::Tile;
 use crate::packed::IQ4_VALUES;
+use crate::x86::frames::{scales, store};
 use freehold_base::Dtype;
 use std::arch::x86_64::*;
 
@@ -65,7 +66,7 @@ unsafe fn panel_product<const BYTES: usize>(
                     [weights[0][sub * 4 + word], weights[1][sub * 4 + word]] = planes(scale, quants);
                 }
             }
-            let dw = scales(packed, 0);
+            let dw = scales(packed, 0, 0);
             for first in (0..tile.rows.len()).step_by(16) {
                 let row = tile.rows.start + first;
                 let x = activations.quants.as_ptr().add(row * k + block * 256);
@@ -94,14 +95,14 @@ unsafe fn panel_product<const BYTES: usize>(
                             }
                         }
                     }
-                    let dmin = _mm512_mul_ps(scales(packed, 1), dx);
+                    let dmin = _mm512_mul_ps(scales(packed, 1, 0), dx);
                     acc_min[first + c] = _mm512_fmadd_ps(dmin, _mm512_cvtepi32_ps(min_sum), acc_min[first + c]);
                 }
             }
         }
         for (c, row) in tile.rows.clone().enumerate() {
             let sum = if matches!(mins, Mins::None) { acc[c] } else { _mm512_sub_ps(acc[c], acc_min[c]) };
-            store(tile, row, [sum]);
+            store(tile, row, [[sum]]);
         }
     }
 }
@@ -192,6 +193,6 @@ block256!(iq4_xs_tile, IQ4_XS, 2208, mins: Mins::None, |packed, sub|
     scale: one_of(signed_pairs(packed.add(32 + sub / 4 * 32)), sub / 2),
     quants: {
         let quants = four_words(packed.add(160 + sub / 2 * 256), sub % 2 == 1);
-        quants.map(|quants| _mm512_shuffle_epi8(table(&IQ4_VALUES, 0), quants))
+        quants.map(|quants| _mm512_shuffle_epi8(table(&IQ4_VALUES), quants))
     }
 );

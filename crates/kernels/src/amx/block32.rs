@@ -3,9 +3,10 @@
 use super::matmul::{PANEL, four_words, over_panels};
 use super::tiles::Tiles;
 use crate::avx512::block32::exponents;
-use crate::avx512::matmul::{load, moved, or_masked, scales, store, table};
+use crate::avx512::matmul::{load, moved, or_masked, table};
 use crate::matmul::Tile;
 use crate::packed::{FP4_VALUES, IQ4_VALUES};
+use crate::x86::frames::{scales, store};
 use freehold_base::Dtype;
 use std::arch::x86_64::*;
 
@@ -21,7 +22,7 @@ macro_rules! block32 {
             // block of the group has `$bytes`.
             unsafe {
                 over_panels(tile, Dtype::$dtype, |panel| {
-                    panel_product::<$bytes, $mins>(panel, |packed| $scale(packed, 0), |$packed| $unpack);
+                    panel_product::<$bytes, $mins>(panel, |packed| $scale(packed, 0, 0), |$packed| $unpack);
                 });
             }
         }
@@ -59,14 +60,14 @@ unsafe fn panel_product<const BYTES: usize, const MINS: bool>(
                     acc[first + c] = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(sums), acc[first + c]);
                     if MINS {
                         let sx = _mm512_set1_ps(*activations.scaled_sums.as_ptr().add(index));
-                        acc_min[first + c] = _mm512_fmadd_ps(scales(packed, 1), sx, acc_min[first + c]);
+                        acc_min[first + c] = _mm512_fmadd_ps(scales(packed, 1, 0), sx, acc_min[first + c]);
                     }
                 }
             }
         }
         for (c, row) in tile.rows.clone().enumerate() {
             let sum = if MINS { _mm512_add_ps(acc[c], acc_min[c]) } else { acc[c] };
-            store(tile, row, [sum]);
+            store(tile, row, [[sum]]);
         }
     }
 }
@@ -101,8 +102,8 @@ block32!(q8_0_tile, Q8_0, 544, scales, mins: false, |packed| {
     std::array::from_fn(|word| load(packed.add(32 + word * 64)))
 });
 block32!(iq4_nl_tile, IQ4_NL, 288, scales, mins: false, |packed| {
-    four_bits(packed.add(32), |quants| _mm512_shuffle_epi8(table(&IQ4_VALUES, 0), quants))
+    four_bits(packed.add(32), |quants| _mm512_shuffle_epi8(table(&IQ4_VALUES), quants))
 });
 block32!(mxfp4_tile, MXFP4, 272, exponents, mins: false, |packed| {
-    four_bits(packed.add(16), |quants| _mm512_shuffle_epi8(table(&FP4_VALUES, 0), quants))
+    four_bits(packed.add(16), |quants| _mm512_shuffle_epi8(table(&FP4_VALUES), quants))
 });

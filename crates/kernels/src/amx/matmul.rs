@@ -1,35 +1,15 @@
 //! AMX products: the table, and what the integer kernels share.
 
-use super::block32::{iq4_nl_tile, mxfp4_tile, q4_0_tile, q4_1_tile, q5_0_tile, q5_1_tile, q8_0_tile};
-use super::block256::{iq4_xs_tile, q2_k_tile, q3_k_tile, q4_k_tile, q5_k_tile, q6_k_tile};
-use super::matmul_float::bf16_tile;
 use crate::avx512;
 use crate::avx512::matmul::{load, nibbles};
-use crate::matmul::{MatmulTable, Tile, TileKernel};
+use crate::matmul::{MatmulTable, Tile, kernel_of_type};
 use freehold_base::Dtype;
 use std::arch::x86_64::*;
 
-pub(crate) static TABLE: MatmulTable = MatmulTable { kernel, quantize_row: avx512::matmul::TABLE.quantize_row };
+pub(crate) static TABLE: MatmulTable =
+    MatmulTable { kernel, quantize_row: avx512::matmul::TABLE.quantize_row, takes_bf16: true };
 
-fn kernel(dtype: Dtype) -> TileKernel {
-    match dtype {
-        Dtype::BF16 => bf16_tile,
-        Dtype::Q4_0 => q4_0_tile,
-        Dtype::Q4_1 => q4_1_tile,
-        Dtype::Q5_0 => q5_0_tile,
-        Dtype::Q5_1 => q5_1_tile,
-        Dtype::Q8_0 => q8_0_tile,
-        Dtype::IQ4_NL => iq4_nl_tile,
-        Dtype::MXFP4 => mxfp4_tile,
-        Dtype::Q2_K => q2_k_tile,
-        Dtype::Q3_K => q3_k_tile,
-        Dtype::Q4_K => q4_k_tile,
-        Dtype::Q5_K => q5_k_tile,
-        Dtype::Q6_K => q6_k_tile,
-        Dtype::IQ4_XS => iq4_xs_tile,
-        _ => (avx512::matmul::TABLE.kernel)(dtype),
-    }
-}
+kernel_of_type!();
 
 /// Rows of activations that the weights of a block serve once they are unpacked.
 pub(super) const PANEL: usize = 128;

@@ -5,6 +5,8 @@
 
 mod block256;
 mod block32;
+#[cfg(feature = "emulated-amx")]
+pub(crate) mod emulator;
 pub(crate) mod matmul;
 mod matmul_float;
 mod tiles;

@@ -11,17 +11,29 @@ use std::sync::OnceLock;
 /// Only to be called where AVX-512 is available.
 pub(crate) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        // CPUID leaf 7, EDX: bits 22 (BF16), 24 (TILE) and 25 (INT8). XCR0: bits 17 and 18, the tiles' state.
-        const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
-        const STATE: u64 = 1 << 17 | 1 << 18;
-        if __cpuid_count(7, 0).edx & FEATURES != FEATURES {
-            return false;
-        }
-        // SAFETY: a system on which AVX-512 can be used has enabled XGETBV.
-        let enabled = unsafe { _xgetbv(0) };
-        enabled & STATE == STATE && is_permitted()
-    })
+    *AVAILABLE.get_or_init(|| is_offered() || is_emulated())
+}
+
+/// By the machine and the system.
+fn is_offered() -> bool {
+    // CPUID leaf 7, EDX: bits 22 (BF16), 24 (TILE) and 25 (INT8). XCR0: bits 17 and 18, the tiles' state.
+    const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    const STATE: u64 = 1 << 17 | 1 << 18;
+    if __cpuid_count(7, 0).edx & FEATURES != FEATURES {
+        return false;
+    }
+    // SAFETY: a system on which AVX-512 can be used has enabled XGETBV.
+    let enabled = unsafe { _xgetbv(0) };
+    enabled & STATE == STATE && is_permitted()
+}
+
+#[cfg(feature = "emulated-amx")]
+use super::emulator::install as is_emulated;
+
+/// Only where it is built in.
+#[cfg(not(feature = "emulated-amx"))]
+fn is_emulated() -> bool {
+    false
 }
 
 /// Linux hands out the tiles' state, which makes every context larger, only on request: since 5.16 by

@@ -2,40 +2,25 @@
 //! their inner order is free: unsigned quants times signed activations (`maddubs`) are summed in i16 as far as the
 //! largest values allow (sixteen products of 4 bits, eight of 5, four of 6), then in i32.
 
-use super::block32::{iq4_nl_tile, mxfp4_tile, q4_0_tile, q4_1_tile, q5_0_tile, q5_1_tile, q8_0_tile};
-use super::block256::{iq4_xs_tile, q2_k_tile, q3_k_tile, q4_k_tile, q5_k_tile, q6_k_tile};
-use super::matmul_float::{bf16_tile, f16_tile, f32_tile, quantize_row};
-use crate::matmul::{MatmulTable, Tile, TileKernel, reference_kernel};
-use freehold_base::Dtype;
+use crate::matmul::{MatmulTable, kernel_of_type};
 use std::arch::x86_64::*;
 
-pub(crate) static TABLE: MatmulTable = MatmulTable { kernel, quantize_row };
+pub(crate) static TABLE: MatmulTable =
+    MatmulTable { kernel, quantize_row: super::matmul_float::quantize_row, takes_bf16: false };
 
-fn kernel(dtype: Dtype) -> TileKernel {
-    match dtype {
-        Dtype::F32 => f32_tile,
-        Dtype::F16 => f16_tile,
-        Dtype::BF16 => bf16_tile,
-        Dtype::Q4_0 => q4_0_tile,
-        Dtype::Q4_1 => q4_1_tile,
-        Dtype::Q5_0 => q5_0_tile,
-        Dtype::Q5_1 => q5_1_tile,
-        Dtype::Q8_0 => q8_0_tile,
-        Dtype::IQ4_NL => iq4_nl_tile,
-        Dtype::MXFP4 => mxfp4_tile,
-        Dtype::Q2_K => q2_k_tile,
-        Dtype::Q3_K => q3_k_tile,
-        Dtype::Q4_K => q4_k_tile,
-        Dtype::Q5_K => q5_k_tile,
-        Dtype::Q6_K => q6_k_tile,
-        Dtype::IQ4_XS => iq4_xs_tile,
-        _ => reference_kernel(dtype),
-    }
+kernel_of_type!();
+
+/// Defines a kernel by a frame.
+macro_rules! by_frame {
+    ($frame:ident, $($kernel:tt)*) => {
+        $frame!("avx2,fma,f16c", [4, 2, 1], __m256, 2, $($kernel)*);
+    };
 }
+pub(super) use by_frame;
 
 /// Four activations in every lane.
 #[inline(always)]
-pub(super) unsafe fn word(x: *const i8) -> __m256i {
+unsafe fn word(x: *const i8) -> __m256i {
     // SAFETY: the caller has four activations at `x`; the target feature is its promise.
     unsafe { _mm256_set1_epi32(x.cast::<i32>().read_unaligned()) }
 }
@@ -46,44 +31,54 @@ pub(super) unsafe fn load(bytes: *const u8) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.cast()) }
 }
 
-/// Eight scales of `half` (0 or 1) in the `part`th row of sixteen f16.
+/// The low and the high nibble of every byte.
 #[inline(always)]
-pub(super) unsafe fn scales(packed: *const u8, part: usize, half: usize) -> __m256 {
-    // SAFETY: every packed block begins with its rows of scales; the target feature is the caller's promise.
-    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(packed.add(part * 32 + half * 16).cast())) }
-}
-
-/// Adds pairs of i16 into i32.
-#[inline(always)]
-pub(super) unsafe fn widen(sums: __m256i) -> __m256i {
+pub(super) unsafe fn nibbles(both: __m256i) -> [__m256i; 2] {
     // SAFETY: the target feature is the caller's promise.
-    unsafe { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) }
-}
-
-/// Stores the two halves of sixteen outputs of each of C rows.
-#[inline(always)]
-pub(super) unsafe fn store<const C: usize>(tile: &Tile<'_>, row: usize, acc: [[__m256; C]; 2]) {
-    for (c, (first, second)) in acc[0].into_iter().zip(acc[1]).enumerate() {
-        // SAFETY: the tile's output has room for sixteen outputs for each of its rows.
-        unsafe {
-            let out = tile.out.add((row + c - tile.rows.start) * tile.stride);
-            _mm256_storeu_ps(out, first);
-            _mm256_storeu_ps(out.add(8), second);
-        }
+    unsafe {
+        let mask = _mm256_set1_epi8(15);
+        [_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask)]
     }
 }
 
-/// How far ahead of its use the packed weights are fetched, in bytes: found by measurement.
-const PREFETCH: usize = 4096;
-
-/// Fetches what `bytes` (a block's size) will be read in a while. Fetching past the end of the matrix is harmless.
+/// The sixteen bytes of a table in both halves, for `_mm256_shuffle_epi8`.
 #[inline(always)]
-pub(crate) unsafe fn prefetch(packed: *const u8, bytes: usize) {
-    let mut at = 0;
-    while at < bytes {
-        // SAFETY: a prefetch of any address faults never; the address is computed without being in bounds.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(PREFETCH + at).cast()) };
-        at += 64;
+pub(super) unsafe fn table(values: &[i8; 16]) -> __m256i {
+    // SAFETY: sixteen bytes; the target feature is the caller's promise.
+    unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(values.as_ptr().cast())) }
+}
+
+/// Adds the products of four k of eight rows, `weights` unsigned, with four activations of each of C rows, in i16.
+#[inline(always)]
+pub(super) unsafe fn add_word<const C: usize>(
+    sums: &mut [__m256i; C],
+    weights: __m256i,
+    x: &[*const i8; C],
+    at: usize,
+) {
+    for (sums, x) in sums.iter_mut().zip(x) {
+        // SAFETY: four activations at `x + at`; the target feature is the caller's promise.
+        unsafe { *sums = _mm256_add_epi16(*sums, _mm256_maddubs_epi16(weights, word(x.add(at)))) };
+    }
+}
+
+/// Such products with signed weights, as |w| · (x with w's sign): two products of at most 128 · 127 each stay below 2^15, also
+/// for w = −128, whose magnitude is 128 as an unsigned byte.
+#[inline(always)]
+pub(super) unsafe fn signed_products<const C: usize>(weights: __m256i, x: &[*const i8; C], at: usize) -> [__m256i; C] {
+    // SAFETY: four activations at each `x + at`; the target feature is the caller's promise.
+    unsafe {
+        let magnitudes = _mm256_abs_epi8(weights);
+        x.map(|x| _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(word(x.add(at)), weights)))
+    }
+}
+
+/// Adds sums in i16, two of each row, to those in i32.
+#[inline(always)]
+pub(super) unsafe fn add_pairs<const C: usize>(sums: &mut [__m256i; C], of_16: [__m256i; C]) {
+    for (sums, of_16) in sums.iter_mut().zip(of_16) {
+        // SAFETY: the target feature is the caller's promise.
+        unsafe { *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(of_16, _mm256_set1_epi16(1))) };
     }
 }
 
@@ -96,13 +91,13 @@ pub(super) unsafe fn or_masked(bits: __m256i, packed: __m256i, mask: __m256i) ->
 
 /// `x` with bit `from` of every byte at place `to`; other bits are of no use.
 #[inline(always)]
-pub(super) unsafe fn moved(x: __m256i, from: i32, to: i32) -> __m256i {
+pub(super) unsafe fn moved(x: __m256i, from: usize, to: usize) -> __m256i {
     // SAFETY: the target feature is the caller's promise.
     unsafe {
         if from < to {
-            _mm256_sll_epi16(x, _mm_cvtsi32_si128(to - from))
+            _mm256_sll_epi16(x, _mm_cvtsi32_si128((to - from) as i32))
         } else {
-            _mm256_srl_epi16(x, _mm_cvtsi32_si128(from - to))
+            _mm256_srl_epi16(x, _mm_cvtsi32_si128((from - to) as i32))
         }
     }
 }

@@ -1,41 +1,14 @@
 //! AVX2 products with float weights, and the quantisation of activations.
 
-use super::matmul::store;
+use super::matmul::by_frame;
 use crate::activations::{ActivationKind, RowMut, SMALLEST_AMAX, finish_sums};
-use crate::matmul::{Tile, over_rows};
+use crate::matmul::Tile;
+use crate::x86::frames::floats;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-over_rows!("avx2,fma,f16c", [4, 2, 1], f32_tile, f32_rows);
-over_rows!("avx2,fma,f16c", [4, 2, 1], f16_tile, f16_rows);
-
-/// One fma chain, k ascending, per output: `$load` widens eight weights of a half.
-macro_rules! float_rows {
-    ($name:ident, $bytes:literal, |$weights:ident| $load:expr) => {
-        #[inline(always)]
-        unsafe fn $name<const C: usize>(tile: &Tile<'_>, row: usize) {
-            let k = tile.activations.padded();
-            // SAFETY: the target feature is the caller's promise; weights and activations hold K numbers a row.
-            unsafe {
-                let x: [*const f32; C] = std::array::from_fn(|c| tile.activations.floats.as_ptr().add((row + c) * k));
-                let mut acc = [[_mm256_setzero_ps(); C]; 2];
-                for index in 0..k {
-                    for half in 0..2 {
-                        let $weights = tile.group.as_ptr().add(index * 16 * $bytes + half * 8 * $bytes);
-                        let weights: __m256 = $load;
-                        for c in 0..C {
-                            acc[half][c] = _mm256_fmadd_ps(weights, _mm256_set1_ps(*x[c].add(index)), acc[half][c]);
-                        }
-                    }
-                }
-                store(tile, row, acc);
-            }
-        }
-    };
-}
-
-float_rows!(f32_rows, 4, |weights| _mm256_loadu_ps(weights.cast()));
-float_rows!(f16_rows, 2, |weights| _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())));
+by_frame!(floats, f32_tile, 4, |weights| _mm256_loadu_ps(weights.cast()));
+by_frame!(floats, f16_tile, 2, |weights| _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())));
 
 /// Round to nearest, all exceptions masked, subnormals flushed in results (bit 15) and inputs (bit 6).
 pub(crate) static MXCSR_FLUSHING: u32 = 0x9fc0;
@@ -43,7 +16,7 @@ pub(crate) static MXCSR_FLUSHING: u32 = 0x9fc0;
 /// BF16 weights in AMX's order. The flush modes hold only inside one piece of assembly, where the compiler can move no
 /// other arithmetic.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn bf16_tile(tile: &Tile<'_>) {
+pub(crate) unsafe fn bf16_tile(tile: &Tile<'_>) {
     let k = tile.activations.padded();
     for row in tile.rows.clone() {
         let mut saved_mxcsr = 0u32;

@@ -1,6 +1,5 @@
 //! Overrides for x86-64 with AVX2, FMA and F16C.
 
-mod attention;
 mod block256;
 mod block32;
 pub(crate) mod matmul;

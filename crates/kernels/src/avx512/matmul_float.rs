@@ -1,47 +1,27 @@
 //! AVX-512 products with float weights.
 
-use super::matmul::store;
+use super::matmul::by_frame;
+use crate::avx2;
 use crate::avx2::matmul_float::MXCSR_FLUSHING;
-use crate::matmul::{Tile, over_rows};
+use crate::matmul::Tile;
+use crate::x86::frames::{floats, store};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-over_rows!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", [8, 4, 2, 1], f32_tile, f32_rows);
-over_rows!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", [8, 4, 2, 1], f16_tile, f16_rows);
-
-/// One fma chain, k ascending, per output: `$load` widens sixteen weights.
-macro_rules! float_rows {
-    ($name:ident, $bytes:literal, |$weights:ident| $load:expr) => {
-        #[inline(always)]
-        unsafe fn $name<const C: usize>(tile: &Tile<'_>, row: usize) {
-            let k = tile.activations.padded();
-            // SAFETY: the target feature is the caller's promise; weights and activations hold K numbers a row.
-            unsafe {
-                let x: [*const f32; C] = std::array::from_fn(|c| tile.activations.floats.as_ptr().add((row + c) * k));
-                let mut acc = [_mm512_setzero_ps(); C];
-                for index in 0..k {
-                    let $weights = tile.group.as_ptr().add(index * 16 * $bytes);
-                    let weights: __m512 = $load;
-                    for c in 0..C {
-                        acc[c] = _mm512_fmadd_ps(weights, _mm512_set1_ps(*x[c].add(index)), acc[c]);
-                    }
-                }
-                store(tile, row, acc);
-            }
-        }
-    };
-}
-
-float_rows!(f32_rows, 4, |weights| _mm512_loadu_ps(weights.cast()));
-float_rows!(f16_rows, 2, |weights| _mm512_cvtph_ps(_mm256_loadu_si256(weights.cast())));
+by_frame!(floats, f32_tile, 4, |weights| _mm512_loadu_ps(weights.cast()));
+by_frame!(floats, f16_tile, 2, |weights| _mm512_cvtph_ps(_mm256_loadu_si256(weights.cast())));
 
 /// Rows whose chains run side by side, so that none waits for itself.
 const ROWS: usize = 4;
 
-/// BF16 weights in AMX's order, four rows at a time. The flush modes hold only inside one piece of assembly, where the
-/// compiler can move no other arithmetic.
+/// BF16 weights in AMX's order, four rows at a time; for one row alone AVX2 is faster. The flush modes hold only inside one
+/// piece of assembly, where the compiler can move no other arithmetic.
 #[target_feature(enable = "avx2,fma,avx512f")]
 pub(super) unsafe fn bf16_tile(tile: &Tile<'_>) {
+    if tile.rows.len() == 1 {
+        // SAFETY: where AVX-512 is available, AVX2 is; the caller's other promises are the same.
+        return unsafe { avx2::matmul_float::bf16_tile(tile) };
+    }
     let k = tile.activations.padded();
     for row in tile.rows.clone().step_by(ROWS) {
         let rows = ROWS.min(tile.rows.end - row);
@@ -121,7 +101,7 @@ pub(super) unsafe fn bf16_tile(tile: &Tile<'_>) {
                 options(nostack),
             );
             for (c, acc) in acc.into_iter().take(rows).enumerate() {
-                store(tile, row + c, [acc]);
+                store(tile, row + c, [[acc]]);
             }
         }
     }

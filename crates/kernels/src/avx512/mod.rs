@@ -3,4 +3,5 @@
 pub(crate) mod block256;
 pub(crate) mod block32;
 pub(crate) mod matmul;
-mod matmul_float;
+pub(crate) mod matmul_float;
+pub(crate) mod vector;

@@ -3,7 +3,7 @@
 
 use crate::numbers::{ADVERSARIAL, assert_bits, available, random};
 use freehold_base::Dtype;
-use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, Pool, Product};
+use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, Pool, Product, dequantize_vector};
 use half::{bf16, f16};
 
 const DTYPES: [Dtype; 26] = [
@@ -281,6 +281,7 @@ fn dequantised_rows_are_those_of_the_formats_own_implementation() {
             matrix.dequantize_row(index, &mut row);
             assert_bits(&format!("{dtype} row {index}"), &row, expected);
         }
+        assert_bits(&format!("{dtype} as a vector"), &dequantize_vector(dtype, values.len(), &raw).unwrap(), &values);
     }
     assert_eq!(checked.len(), golden.as_object().unwrap().len(), "only {checked:?}");
     assert_eq!(checked.len(), DTYPES.len() - 2, "all but F32 and F16");
@@ -292,6 +293,10 @@ fn what_cannot_be_packed_is_refused() {
     let check = |dtype, rows, cols, bytes: &[u8], expected: &str| {
         let error = Matrix::pack(dtype, rows, cols, bytes, &pool).err().expect(expected).to_string();
         assert!(error.contains(expected), "{error}");
+        if rows == 1 {
+            let error = dequantize_vector(dtype, cols, bytes).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{dtype} as a vector: {error}");
+        }
     };
     check(Dtype::Q8_K, 1, 256, &[0; 292], "Q8_K is not supported");
     check(Dtype::Q4_0, 1, 33, &[0; 18], "do not fit");
@@ -299,6 +304,9 @@ fn what_cannot_be_packed_is_refused() {
     check(Dtype::F32, usize::MAX, 2, &[0; 8], "do not fit");
     check(Dtype::F32, 1, usize::MAX, &[0; 8], "do not fit");
     check(Dtype::F32, 0, 4, &[], "do not fit");
+    check(Dtype::F32, 1, 0, &[], "do not fit");
+    check(Dtype::Q8_0, 1, 32, &[0xff; 34], "row 0 holds NaN");
+    check(Dtype::BF16, 1, 33, &[0xff; 66], "row 0 holds NaN");
     for dtype in DTYPES {
         let cols = dtype.block().0;
         let size = dtype.block().1;

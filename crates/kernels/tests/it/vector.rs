@@ -134,6 +134,26 @@ fn a_nan_makes_sums_nan_whatever_stands_beside_it() {
 }
 
 #[test]
+fn a_nan_goes_through_every_gate() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let kernels = VectorKernels::new(isa);
+        for gate in [Gate::Silu, Gate::Gelu, Gate::ClampedSilu { alpha: 1.702, limit: 7.0 }] {
+            for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001)] {
+                for (place, length) in [(0, 1), (3, 17), (16, 17), (40, 64)] {
+                    let (mut x, y, mut out) = (vec![0.5; length], vec![3.0; length], vec![0.0; length]);
+                    x[place] = nan;
+                    for (of, gate_values, up) in [("gate", &x, &y), ("other half", &y, &x)] {
+                        kernels.gate_mul(gate, gate_values, up, &mut out);
+                        let found: Vec<usize> = (0..length).filter(|&i| out[i].is_nan()).collect();
+                        assert_eq!(found, [place], "{gate:?} on {isa}: {nan} in the {of}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn sums_follow_the_written_order() {
     // Sixteen lanes, then the tree: in any other order these sums of squares differ.
     let x = [4096.0, 1.0, 1.0, 1.0, 4096.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4096.0];

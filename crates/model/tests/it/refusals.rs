@@ -22,6 +22,8 @@ fn what_does_not_fit_is_named() {
         ("num_hidden_layers", json!(4_294_967_295u32), "`num_hidden_layers` is not between"),
         ("num_attention_heads", json!(0), "`num_attention_heads` is not between"),
         ("num_key_value_heads", json!(3), "does not divide"),
+        ("max_position_embeddings", json!(16_777_217), "`max_position_embeddings` is not between 1 and 16777216"),
+        ("rope_parameters", json!({"rope_type": "linear", "factor": 0.25}), "turns by 4 radians per position"),
         ("intermediate_size", json!(256), "has the shape [128, 64], not [256, 64]"),
         ("hidden_act", json!("relu"), "only `silu` is supported"),
         ("rms_norm_eps", json!(-1.0), "not a small positive number"),
