@@ -45,11 +45,14 @@ pub enum Item {
     Raw(u32, Vec<u8>),
 }
 
+/// A tensor: its name, its shape, a count of dimensions that may be wrong, its type, and an offset that may be wrong.
+type TensorInput = (u8, Vec<Edge>, Option<u8>, u8, Option<Edge>);
+
 /// A file.
 #[derive(Arbitrary, Debug)]
 pub struct Input {
     keys: Vec<(u8, Item)>,
-    tensors: Vec<(u8, Vec<Edge>, Option<u8>, u8, Option<Edge>)>,
+    tensors: Vec<TensorInput>,
     version: Option<Edge>,
     tensor_count: Option<Edge>,
     key_count: Option<Edge>,

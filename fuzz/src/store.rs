@@ -18,11 +18,14 @@ const KINDS: [&str; 4] = [
     "application/octet-stream",
 ];
 
+/// A layer: its kind, its path, its bytes, a size that may be wrong, and whether its blob is there.
+type Layer = (u8, u8, Vec<u8>, Option<Edge>, bool);
+
 /// A model.
 #[derive(Arbitrary, Debug)]
 pub struct Entry {
     name: Option<u8>,
-    layers: Vec<(u8, u8, Vec<u8>, Option<Edge>, bool)>,
+    layers: Vec<Layer>,
     size: Option<Edge>,
     schema_version: Option<Edge>,
     manifest_damages: Vec<Damage>,

@@ -6,6 +6,9 @@ use arbitrary::Arbitrary;
 use freehold_formats::{Config, SpecialTokens, Tokenizer};
 use serde_json::{Map, Value, json};
 
+/// Bytes of the longest token that a merge makes.
+const LONGEST_TOKEN: usize = 4096;
+
 /// A file and a text.
 #[derive(Arbitrary, Debug)]
 pub struct Input {
@@ -44,14 +47,18 @@ pub fn check(input: &Input) {
         // Of any two tokens that are there already.
         let nth = |index: &u8| vocabulary.keys().rev().nth(usize::from(*index) % vocabulary.len().max(1)).cloned();
         let (Some(left), Some(right)) = (nth(left), nth(right)) else { break };
+        // Doubled again and again, tokens would soon be longer than memory.
+        if left.len() + right.len() > LONGEST_TOKEN {
+            break;
+        }
         let id = vocabulary.len();
         vocabulary.entry(format!("{left}{right}")).or_insert(id.into());
         merges.push(json!([left, right]));
     }
-    if let Some((which, id)) = input.moved {
-        if let Some((_, value)) = vocabulary.iter_mut().nth(usize::from(which)) {
-            *value = id.value().into();
-        }
+    if let Some((which, id)) = input.moved
+        && let Some((_, value)) = vocabulary.iter_mut().nth(usize::from(which))
+    {
+        *value = id.value().into();
     }
     let added: Vec<Value> = (input.added.iter().take(16).enumerate())
         .map(|(index, (text, [single_word, lstrip, rstrip, normalized, special], id))| {

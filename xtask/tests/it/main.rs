@@ -39,8 +39,11 @@ fn run<'b, Input: Arbitrary<'b>>(bytes: &'b [u8], check: fn(&Input)) -> Option<(
     Some(())
 }
 
+/// What a target does with an input; nothing, where the bytes make none.
+type Check = fn(&[u8]) -> Option<()>;
+
 /// Each target and its check. What templates hold is counted for the whole process, so they come first.
-const TARGETS: [(&str, fn(&[u8]) -> Option<()>); 6] = [
+const TARGETS: [(&str, Check); 6] = [
     ("chat_template", |bytes| run(bytes, chat_template::check)),
     ("gguf", |bytes| run(bytes, gguf::check)),
     ("safetensors", |bytes| run(bytes, safetensors::check)),

@@ -284,7 +284,8 @@ impl<'t> Converter<'t> {
         let mut tokens: Vec<Range<usize>> = Vec::new();
         for place in places {
             let token = self.special.written(&text, place);
-            if tokens.last().is_none_or(|last| last.end <= token.start) {
+            // A filter may have taken away what stood between the marks.
+            if !token.is_empty() && tokens.last().is_none_or(|last| last.end <= token.start) {
                 tokens.push(token);
             }
         }
