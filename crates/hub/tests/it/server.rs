@@ -183,7 +183,7 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
         return;
     }
     // A client that is still there says nothing.
-    stream.set_read_timeout((reply.end == End::Drops).then_some(Duration::from_millis(5))).unwrap();
+    stream.set_read_timeout((reply.end == End::Drops).then_some(Duration::from_millis(20))).unwrap();
     for byte in rest {
         match stream.read(&mut [0]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -171,11 +171,14 @@ fn refusal(checkpoint: &Checkpoint, dtype: Option<Dtype>) -> String {
     converted(checkpoint, dtype).err().unwrap().to_string()
 }
 
+/// What is done to a configuration.
+type Change = Box<dyn FnOnce(&mut Json)>;
+
 #[test]
 fn what_gguf_cannot_say_is_refused() {
     let rope = |key: &'static str, value: Json| move |config: &mut Json| config["rope_parameters"][key] = value;
     let top = |key: &'static str, value: Json| move |config: &mut Json| config[key] = value;
-    let cases: [(&str, Box<dyn FnOnce(&mut Json)>, &str); 9] = [
+    let cases: [(&str, Change, &str); 9] = [
         ("qwen3_moe", Box::new(top("norm_topk_prob", false.into())), "mixture of experts"),
         ("qwen2_moe", Box::new(top("norm_topk_prob", true.into())), "mixture of experts"),
         ("gemma2", Box::new(top("query_pre_attn_scalar", 100.into())), "scale of attention"),
