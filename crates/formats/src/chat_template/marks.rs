@@ -278,14 +278,14 @@ impl<'t> Converter<'t> {
             if mark == OPEN {
                 start = Some(at);
             } else {
-                places.extend(start.take().map(|start| start..at));
+                // Where a filter has taken away what stood between the marks, there is no token, nor the beginning of one.
+                places.extend(start.take().filter(|&start| start < at).map(|start| start..at));
             }
         });
         let mut tokens: Vec<Range<usize>> = Vec::new();
         for place in places {
             let token = self.special.written(&text, place);
-            // A filter may have taken away what stood between the marks.
-            if !token.is_empty() && tokens.last().is_none_or(|last| last.end <= token.start) {
+            if tokens.last().is_none_or(|last| last.end <= token.start) {
                 tokens.push(token);
             }
         }
