@@ -25,8 +25,11 @@ enum Task {
 
 #[derive(clap::Subcommand)]
 enum Bench {
-    /// Prefill and decode against llama.cpp. Build with `--release`: `cargo run --release -p xtask -- bench engine …`.
+    /// Speed, start and memory against llama.cpp. Build with `--release`: `cargo run --release -p xtask -- bench engine …`.
     Engine(bench::Options),
+    /// What `engine` starts for this engine.
+    #[command(hide = true)]
+    Worker(bench::WorkerOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -36,5 +39,6 @@ fn main() -> anyhow::Result<()> {
         Task::ParityHub(options) => options.run(),
         Task::ParityConvert(options) => options.run(),
         Task::Bench(Bench::Engine(options)) => options.run(),
+        Task::Bench(Bench::Worker(options)) => options.run(),
     }
 }

@@ -8,6 +8,7 @@ mod evaluate;
 mod request;
 mod sampler;
 mod sink;
+pub mod speed;
 mod stop;
 mod text;
 

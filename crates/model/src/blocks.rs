@@ -119,6 +119,10 @@ impl Attention {
         })
     }
 
+    pub(crate) fn projections(&self) -> [&Linear; 4] {
+        [&self.q, &self.k, &self.v, &self.output]
+    }
+
     /// x: (M, C) → (M, C).
     pub(crate) fn forward(&self, step: &mut Step<'_>, layer: usize, x: &[f32]) -> Vec<f32> {
         let [mut q, mut k, v] = step.project(x, [&self.q, &self.k, &self.v]);
@@ -185,6 +189,10 @@ impl GatedUnit {
             }
         };
         Ok(Self { gate, up, down: load(down, width, inner)?, kind })
+    }
+
+    pub(crate) fn matrices(&self) -> [&Matrix; 3] {
+        [&self.gate, &self.up, &self.down].map(|linear| &linear.matrix)
     }
 
     /// x: (M, C) → (M, C).

@@ -156,7 +156,7 @@ pub(crate) struct Decoder {
     /// Also the output head where that has no weights of its own.
     embedding: Linear,
     embedding_scale: Option<f32>,
-    layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
     residual_scale: f32,
     norm: Norm,
     head: Option<Linear>,
@@ -165,14 +165,14 @@ pub(crate) struct Decoder {
     pub(crate) ropes: Vec<RopeFrequencies>,
 }
 
-struct Layer {
+pub(crate) struct Layer {
     attention_norms: Norms,
-    attention: Attention,
+    pub(crate) attention: Attention,
     feed_forward_norms: Norms,
-    feed_forward: FeedForward,
+    pub(crate) feed_forward: FeedForward,
 }
 
-enum FeedForward {
+pub(crate) enum FeedForward {
     Dense(GatedUnit),
     Experts(Experts),
 }
@@ -281,6 +281,11 @@ impl Decoder {
         })
     }
 
+    /// What makes logits of the last layer's output.
+    pub(crate) fn output_head(&self) -> &Linear {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
     /// Runs the batch of `step`; the logits of the rows that its chunks ask for go to `logits`, (rows, V).
     pub(crate) fn forward(&self, step: &mut Step<'_>, logits: &mut Vec<f32>) {
         let width = self.embedding.matrix.cols();
@@ -301,7 +306,7 @@ impl Decoder {
         }
         let wanted = wanted_rows(step, &x, width);
         let normed = step.norm(&wanted, &self.norm);
-        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let head = self.output_head();
         let vocabulary = head.matrix.rows();
         logits.resize(wanted.len() / width * vocabulary, 0.0);
         step.project_into(&normed, head, logits);

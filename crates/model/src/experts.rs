@@ -174,18 +174,18 @@ fn units(gates: Vec<Linear>, ups: Vec<Linear>, downs: Vec<Linear>, kind: Gate) -
 
 /// A layer's mixture.
 pub(crate) struct Experts {
-    router: Linear,
-    units: Vec<GatedUnit>,
-    used: usize,
+    pub(crate) router: Linear,
+    pub(crate) units: Vec<GatedUnit>,
+    pub(crate) used: usize,
     share: RouteShare,
-    shared: Option<Shared>,
+    pub(crate) shared: Option<Shared>,
 }
 
 /// The expert that every token goes to.
-struct Shared {
+pub(crate) struct Shared {
     /// One output: a sigmoid of it weighs the unit's.
-    gate: Linear,
-    unit: GatedUnit,
+    pub(crate) gate: Linear,
+    pub(crate) unit: GatedUnit,
 }
 
 impl Experts {

@@ -8,6 +8,7 @@ mod architectures;
 mod blocks;
 mod config;
 mod conversion;
+mod cost;
 mod decoder;
 mod error;
 mod experts;
@@ -18,6 +19,7 @@ mod source;
 pub use blocks::Workspace;
 pub use config::Config;
 pub use conversion::Conversion;
+pub use cost::Cost;
 pub use error::Error;
 
 use blocks::Step;
@@ -76,6 +78,12 @@ impl Model {
     /// The hyper-parameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What the weights cost a step with `tokens` tokens, of which `logit_rows` are to have logits. Where experts are chosen
+    /// it is the most that they can cost: visits spread evenly over all of them.
+    pub fn cost(&self, tokens: usize, logit_rows: usize) -> Cost {
+        self.decoder.cost(tokens as u64, logit_rows as u64)
     }
 
     /// The shape of a layer's cache.

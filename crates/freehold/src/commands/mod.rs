@@ -39,7 +39,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Tokenize(options) => options.run(&home()?, cli.json),
         Command::Logits(options) => options.run(&home()?, cli.json),
         Command::Perplexity(options) => options.run(&home()?, cli.json),
-        Command::Bench(options) => options.run(cli.json),
+        Command::Bench(options) => options.run(&home()?, cli.json),
         Command::Completions(options) => options.run(),
     }
 }

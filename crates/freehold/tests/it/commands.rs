@@ -171,7 +171,45 @@ fn import() {
 }
 
 #[test]
-fn bench() {
+fn bench_of_a_model() {
+    let home = Home::with_tiny();
+    let workload = ["--prefill", "70", "--decode", "2", "--depths", "1,65", "--streams", "3", "--threads", "2"];
+    // That the build is a slow one is said on standard error.
+    let measured: Value =
+        serde_json::from_str(&home.run(&[&["bench", "tiny", "--json"][..], &workload].concat()).stdout).unwrap();
+    for (key, expected) in [
+        ("model", json!("tiny")),
+        ("numerics", json!("cpu-1/kv-f16")),
+        ("threads", json!(2)),
+        ("isa", json!(Isa::best().to_string())),
+    ] {
+        assert_eq!(measured[key], expected, "{key}");
+    }
+    for key in ["weight_bytes_per_token", "read_bytes_per_second"] {
+        assert!(measured[key].as_f64().unwrap() > 0.0, "{key}: {measured}");
+    }
+    let figures = measured["figures"].as_array().unwrap();
+    let workloads: Vec<&Value> = figures.iter().map(|figure| &figure["workload"]).collect();
+    let expected = [
+        json!({"prefill": 70}),
+        json!({"decode": 2, "depth": 1}),
+        json!({"decode": 2, "depth": 65}),
+        json!({"decode": 2, "streams": 3}),
+    ];
+    assert_eq!(workloads, expected.iter().collect::<Vec<_>>());
+    for figure in figures {
+        let rate = |key: &str| figure[key].as_f64().unwrap();
+        assert!(rate("tokens_per_second") > 0.0 && rate("limit_tokens_per_second") > 0.0, "{figure}");
+        assert!(matches!(figure["bound_by"].as_str(), Some("reading" | "products")), "{figure}");
+    }
+    let table = home.run(&[&["bench", "tiny"][..], &workload].concat());
+    for row in ["prompt of 70", "decoding after 65", "3 streams together", "Decoding "] {
+        assert!(table.stdout.contains(row), "{}{}", table.stdout, table.stderr);
+    }
+}
+
+#[test]
+fn bench_of_the_machine() {
     let output = Home::new().command(PROGRAM, &["bench", "--machine", "--json"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let measured: Value = serde_json::from_slice(&output.stdout).unwrap();

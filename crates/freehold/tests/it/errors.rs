@@ -31,6 +31,8 @@ fn called_wrongly() {
         &["run", "tiny"],
         &["logits", "tiny", "--tokens", "one"],
         &["bench"],
+        &["bench", "tiny", "--machine"],
+        &["bench", "tiny", "--depths", "4096"],
         &["up", "tiny", "--address", "localhost"],
     ]);
     for line in transcript.split("exit code ").skip(1) {
