@@ -1,5 +1,6 @@
 //! The requests under way and one step of them: a plain state machine that the engine's thread drives.
 
+use crate::lookup::Lookup;
 use crate::request::{Event, FinishReason, Finished, Flow, GenerationRequest, TokenEvent};
 use crate::sampler::{Sampler, are_finite, log_probabilities};
 use crate::sink::GuardedSink;
@@ -26,6 +27,9 @@ struct Sequence {
     blocks: Vec<u32>,
     logprobs: Option<usize>,
     sampler: Sampler,
+    lookup: Lookup,
+    drafted: usize,
+    accepted: usize,
     decoder: Decoder,
     stop: StopMatcher,
     sink: GuardedSink,
@@ -41,11 +45,22 @@ pub(crate) struct Batch {
     workspace: Workspace,
     logits: Vec<f32>,
     prompt_tokens_per_step: usize,
+    draft_max: usize,
+}
+
+/// What one sequence does in a step.
+struct Part {
+    /// The sequence's place.
+    index: usize,
+    /// Tokens that run through the model; the last `drafted` of them are guesses.
+    count: usize,
+    drafted: usize,
+    logits: LogitRows,
 }
 
 impl Batch {
-    /// `blocks` blocks of cache, shared by all requests.
-    pub(crate) fn new(cache: Cache, blocks: u32) -> Self {
+    /// `blocks` blocks of cache, shared by all requests; drafts of at most `draft_max` tokens.
+    pub(crate) fn new(cache: Cache, blocks: u32, draft_max: usize) -> Self {
         Self {
             cache,
             free_blocks: (0..blocks).rev().collect(),
@@ -53,6 +68,7 @@ impl Batch {
             workspace: Workspace::default(),
             logits: Vec::new(),
             prompt_tokens_per_step: PROMPT_TOKENS_PER_STEP,
+            draft_max,
         }
     }
 
@@ -85,6 +101,9 @@ impl Batch {
             blocks: self.free_blocks.split_off(rest),
             logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling, &request.prompt),
+            lookup: Lookup::new(),
+            drafted: 0,
+            accepted: 0,
             decoder: Decoder::new(Arc::clone(tokenizer), false),
             stop: StopMatcher::new(request.stop),
             sink,
@@ -94,55 +113,79 @@ impl Batch {
         });
     }
 
-    /// One forward pass of everything under way: a chunk of each prompt, a token of each answer. Tells the sinks, and
-    /// drops what has ended.
+    /// One forward pass of everything under way: a chunk of each prompt, a token of each answer and what is drafted behind it.
+    /// Tells the sinks, and drops what has ended.
     pub(crate) fn step(&mut self, model: &Model, tokenizer: &Tokenizer, compute: &Compute) {
-        // Answers first: what is left of the step's tokens goes to prompts, the oldest first.
-        let mut prompt_budget = self.prompt_tokens_per_step;
-        let mut chunks = Vec::with_capacity(self.sequences.len());
-        let mut members = Vec::with_capacity(self.sequences.len());
-        for (index, sequence) in self.sequences.iter().enumerate() {
-            let waiting = sequence.tokens.len() - sequence.cached;
-            let is_prompt = sequence.cached < sequence.prompt_tokens;
-            let count = if is_prompt { waiting.min(prompt_budget) } else { waiting };
-            if count == 0 {
-                continue;
-            }
-            if is_prompt {
-                prompt_budget -= count;
-            }
-            let logits = if count == waiting { LogitRows::Last } else { LogitRows::None };
-            let start = sequence.cached;
-            let tokens = &sequence.tokens[start..start + count];
-            chunks.push(Chunk { tokens, start, blocks: &sequence.blocks, logits });
-            members.push((index, count, logits));
-        }
+        let parts = self.plan();
+        let chunk = |&Part { index, count, logits, .. }: &Part| {
+            let Sequence { tokens, cached, blocks, .. } = &self.sequences[index];
+            Chunk { tokens: &tokens[*cached..cached + count], start: *cached, blocks, logits }
+        };
+        let chunks: Vec<Chunk<'_>> = parts.iter().map(chunk).collect();
         model.forward(compute, &mut self.cache, &chunks, &mut self.workspace, &mut self.logits);
-        let mut rows = self.logits.chunks_exact(model.config().vocabulary);
+        let vocabulary = model.config().vocabulary;
+        let mut logits = &self.logits[..];
         let mut ended = Vec::new();
-        for (index, count, logits) in members {
-            let sequence = &mut self.sequences[index];
-            sequence.cached += count;
-            let outcome = if logits == LogitRows::Last {
-                let row = rows.next().expect("one row of logits for each chunk that asked");
-                sequence.next_token(row, tokenizer, compute)
-            } else {
+        for part in parts {
+            let sequence = &mut self.sequences[part.index];
+            let rows = logits
+                .split_off(..part.logits.count(part.count) * vocabulary)
+                .expect("the rows that each chunk asked for");
+            let draft = sequence.tokens.split_off(sequence.tokens.len() - part.drafted);
+            sequence.cached += part.count - part.drafted;
+            let outcome = if part.logits == LogitRows::None {
                 let event = Event::Prompt { done: sequence.cached, total: sequence.prompt_tokens };
                 if sequence.sink.send(event) == Flow::Cancel {
                     Some((FinishReason::Cancelled, String::new()))
                 } else {
                     None
                 }
+            } else {
+                sequence.next_tokens(rows.chunks_exact(vocabulary), &draft, self.draft_max, tokenizer, compute)
             };
             if let Some((reason, text)) = outcome {
                 sequence.finish(reason, text);
-                ended.push(index);
+                ended.push(part.index);
             }
         }
         for index in ended.into_iter().rev() {
             let sequence = self.sequences.remove(index);
             self.free_blocks.extend(sequence.blocks);
         }
+    }
+
+    /// Who does what in the next step. Answers come first, a token each; what is left of the step's tokens goes to prompts,
+    /// the oldest first, and then to drafts, which are put behind their sequences' tokens.
+    fn plan(&mut self) -> Vec<Part> {
+        let mut budget = self.prompt_tokens_per_step;
+        let mut parts = Vec::with_capacity(self.sequences.len());
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            let waiting = sequence.tokens.len() - sequence.cached;
+            let is_prompt = sequence.is_prompt();
+            let count = if is_prompt { waiting.min(budget) } else { waiting };
+            if count == 0 {
+                continue;
+            }
+            if is_prompt {
+                budget -= count;
+            }
+            let logits = if count == waiting { LogitRows::Last } else { LogitRows::None };
+            parts.push(Part { index, count, drafted: 0, logits });
+        }
+        // A guess takes as much time as a token that is certain, and the others' time with it: every further answer takes the
+        // place of one.
+        let answers = self.sequences.iter().filter(|sequence| !sequence.is_prompt()).count();
+        let mut guesses = budget.min(self.draft_max.saturating_sub(answers.saturating_sub(1)));
+        for part in &mut parts {
+            let sequence = &mut self.sequences[part.index];
+            if !sequence.is_prompt() && self.draft_max > 0 {
+                part.drafted = sequence.draft(guesses);
+                part.count += part.drafted;
+                part.logits = LogitRows::All;
+                guesses -= part.drafted;
+            }
+        }
+        parts
     }
 
     /// Drops everything under way and its sinks: what a step that failed has left cannot be gone on with.
@@ -162,6 +205,48 @@ impl Batch {
 }
 
 impl Sequence {
+    fn is_prompt(&self) -> bool {
+        self.cached < self.prompt_tokens
+    }
+
+    /// Puts at most `most` guesses behind the tokens, no more than the answer may have beside one that is certain; their number.
+    fn draft(&mut self, most: usize) -> usize {
+        let known = self.tokens.len();
+        let most = most.min(self.longest - known - 1);
+        self.tokens.extend_from_slice(self.lookup.propose(&self.tokens, most));
+        self.tokens.len() - known
+    }
+
+    /// Chooses a token from each row of logits, as long as the tokens chosen are those of `draft`: then the next row is of
+    /// the very tokens that the answer has. `Some` when the answer has ended, with text still to be sent.
+    fn next_tokens<'a>(
+        &mut self,
+        rows: impl Iterator<Item = &'a [f32]>,
+        draft: &[u32],
+        draft_max: usize,
+        tokenizer: &Tokenizer,
+        compute: &Compute,
+    ) -> Option<(FinishReason, String)> {
+        let known = self.tokens.len();
+        self.drafted += draft.len();
+        for (row, place) in rows.zip(0..) {
+            let outcome = self.next_token(row, tokenizer, compute);
+            let chosen = self.tokens.get(known + place);
+            let is_accepted = chosen.is_some() && chosen == draft.get(place);
+            self.accepted += usize::from(is_accepted);
+            if outcome.is_some() {
+                return outcome;
+            }
+            if !is_accepted {
+                break;
+            }
+            // Its keys and values are there. Those of guesses that were wrong are not counted, and will be written over.
+            self.cached += 1;
+        }
+        self.lookup.observe(&self.tokens[known..], draft_max);
+        None
+    }
+
     /// Chooses a token from its logits and tells the sink; `Some` when the answer has ended, with text still to be sent.
     fn next_token(
         &mut self,
@@ -216,6 +301,8 @@ impl Sequence {
             completion_tokens: self.tokens.len() - self.prompt_tokens,
             prefill_time: first_token - self.started,
             decode_time: self.first_token.map_or(Duration::ZERO, |first| now - first),
+            drafted_tokens: self.drafted,
+            accepted_tokens: self.accepted,
         };
         // The answer is over; whether the sink wants more does not matter.
         let _ = self.sink.send(Event::Finished(finished));
@@ -240,8 +327,12 @@ mod tests {
 
     fn any_request(chance: &mut Chance, vocabulary: usize) -> GenerationRequest {
         let length = 1 + chance.below(LONGEST_PROMPT);
+        // Any tokens, or a phrase over and over.
+        let period = 1 + chance.below(12);
+        let phrase = chance.one_of(&[length, period]);
+        let phrase: Vec<u32> = (0..phrase).map(|_| chance.below(vocabulary) as u32).collect();
         GenerationRequest {
-            prompt: (0..length).map(|_| chance.below(vocabulary) as u32).collect(),
+            prompt: phrase.iter().copied().cycle().take(length).collect(),
             max_tokens: Some(1 + chance.below(LONGEST_ANSWER)),
             sampling: Sampling {
                 temperature: chance.one_of(&[0.0, 0.7, 1.3]),
@@ -263,19 +354,30 @@ mod tests {
         End(FinishReason, String),
     }
 
+    /// What was told, and how the answer came about.
+    #[derive(Default)]
+    struct Record {
+        told: Vec<Told>,
+        finished: Option<Finished>,
+    }
+
     /// A sink that writes down what it is told, and leaves after `patience` events.
-    fn sink(told: &Arc<Mutex<Vec<Told>>>, mut patience: usize) -> GuardedSink {
-        let told = Arc::clone(told);
+    fn sink(record: &Arc<Mutex<Record>>, mut patience: usize) -> GuardedSink {
+        let record = Arc::clone(record);
         GuardedSink::new(Box::new(move |event| {
+            let mut record = record.lock().unwrap();
             let told_now = match event {
                 Event::Prompt { .. } => None,
                 Event::Token(TokenEvent { id, text, logprobs }) => {
                     let top = logprobs.unwrap().top.into_iter();
                     Some(Told::Token(id, text, top.map(|(id, logprob)| (id, logprob.to_bits())).collect()))
                 }
-                Event::Finished(finished) => Some(Told::End(finished.reason, finished.text)),
+                Event::Finished(finished) => {
+                    record.finished = Some(finished.clone());
+                    Some(Told::End(finished.reason, finished.text))
+                }
             };
-            told.lock().unwrap().extend(told_now);
+            record.told.extend(told_now);
             let more = patience > 0;
             patience = patience.saturating_sub(1);
             if more { Flow::Continue } else { Flow::Cancel }
@@ -297,9 +399,10 @@ mod tests {
             }
             has_room
         };
-        let new_batch = |kv_type| Batch::new(model.new_cache(kv_type, BLOCKS as usize).unwrap(), BLOCKS);
+        let new_batch = |kv_type| Batch::new(model.new_cache(kv_type, BLOCKS as usize).unwrap(), BLOCKS, 0);
         let (mut whole, mut cut, mut together) = (0, 0, 0);
-        for seed in 0..30 {
+        let (mut accepted, mut rejected) = (0, 0);
+        for seed in 0..40 {
             let mut chance = Chance::new(seed);
             let kv_type = chance.one_of(&[KvType::F16, KvType::F32]);
             let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
@@ -308,20 +411,21 @@ mod tests {
                 (0..1 + chance.below(8)).map(|_| any_request(&mut chance, model.config().vocabulary)).collect();
 
             let (mut batch, mut abandoned) = (new_batch(kv_type), false);
-            let told: Vec<_> = requests.iter().map(|_| Arc::<Mutex<Vec<Told>>>::default()).collect();
+            let records: Vec<_> = requests.iter().map(|_| Arc::<Mutex<Record>>::default()).collect();
             let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
             while !(waiting.is_empty() && batch.is_empty()) {
                 while let Some(&next) = waiting.front()
                     && (batch.is_empty() || chance.below(2) == 0)
                 {
                     let patience = if chance.below(3) == 0 { chance.below(LONGEST_ANSWER) } else { usize::MAX };
-                    if !add(&mut batch, &requests[next], sink(&told[next], patience)) {
+                    if !add(&mut batch, &requests[next], sink(&records[next], patience)) {
                         break;
                     }
                     waiting.pop_front();
                 }
                 together = together.max(batch.len());
                 batch.prompt_tokens_per_step = 1 + chance.below(LONGEST_PROMPT);
+                batch.draft_max = chance.below(9);
                 batch.step(&model, tokenizer, &compute);
                 match chance.below(120) {
                     0 => batch.cancel_all(),
@@ -334,14 +438,20 @@ mod tests {
             }
             assert_eq!(batch.free_blocks.len(), BLOCKS as usize, "seed {seed}: blocks are lost");
 
-            for (number, (request, told)) in requests.iter().zip(told).enumerate() {
+            for (number, (request, record)) in requests.iter().zip(records).enumerate() {
                 let mut lone = new_batch(kv_type);
-                let alone = Arc::<Mutex<Vec<Told>>>::default();
+                let alone = Arc::<Mutex<Record>>::default();
                 assert!(add(&mut lone, request, sink(&alone, usize::MAX)));
                 while !lone.is_empty() {
                     lone.step(&model, tokenizer, &loading);
                 }
-                let (found, mut expected) = (told.lock().unwrap().clone(), alone.lock().unwrap().clone());
+                let (record, alone) = (record.lock().unwrap(), alone.lock().unwrap());
+                if let Some(finished) = &record.finished {
+                    accepted += finished.accepted_tokens;
+                    rejected += finished.drafted_tokens - finished.accepted_tokens;
+                }
+                assert_eq!(alone.finished.as_ref().unwrap().drafted_tokens, 0);
+                let (found, mut expected) = (&record.told, alone.told.clone());
                 match found.last() {
                     Some(Told::End(FinishReason::Cancelled, _)) => {
                         expected.truncate(found.len() - 1);
@@ -354,12 +464,13 @@ mod tests {
                         expected.truncate(found.len());
                     }
                 }
-                assert!(found == expected, "seed {seed}, request {number}: not as when alone");
+                assert!(*found == expected, "seed {seed}, request {number}: not as when alone");
             }
         }
         assert!(
             whole > 50 && cut > 30 && together > 4,
             "{whole} whole answers, {cut} cut, {together} together at most"
         );
+        assert!(accepted > 200 && rejected > 20, "{accepted} tokens accepted, {rejected} rejected");
     }
 }

@@ -5,6 +5,7 @@ mod batch;
 mod chance;
 mod engine;
 mod evaluate;
+mod lookup;
 mod request;
 mod sampler;
 mod sink;

@@ -200,6 +200,11 @@ pub struct Finished {
     pub prefill_time: Duration,
     /// From the first generated token to the last.
     pub decode_time: Duration,
+    /// Tokens that were guessed and run through the model together with the last one that was certain
+    /// ([`EngineOptions::draft_max`](crate::EngineOptions::draft_max)).
+    pub drafted_tokens: usize,
+    /// Those of them that came true. Each saved a step.
+    pub accepted_tokens: usize,
 }
 
 /// What the receiver of events wants next.

@@ -96,6 +96,10 @@ pub(crate) struct EngineArguments {
     /// Longest prompt and answer together, in tokens [default: what the model was made for, at most 32768].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+    /// Most tokens guessed ahead where the text repeats itself; 0: none. It changes nothing but the speed.
+    #[arg(long, value_name = "TOKENS", default_value_t = EngineOptions::default().draft_max as u8,
+          value_parser = clap::value_parser!(u8).range(..=64))]
+    draft_max: u8,
     #[command(flatten)]
     compute: ComputeOptions,
 }
@@ -110,7 +114,8 @@ impl EngineArguments {
         if let Some(context) = context_length {
             opened.check_context(&model, context)?;
         }
-        let options = EngineOptions { kv_type: self.compute.kv, context_length, ..EngineOptions::default() };
+        let (kv_type, draft_max) = (self.compute.kv, usize::from(self.draft_max));
+        let options = EngineOptions { kv_type, context_length, draft_max, ..EngineOptions::default() };
         let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, options)?;
         Ok((engine, text))
     }

@@ -337,7 +337,7 @@ fn wanted_rows(step: &mut Step<'_>, x: &[f32], width: usize) -> Vec<f32> {
 
 impl LogitRows {
     /// How many of a chunk's `tokens` rows, counted from its end.
-    pub(crate) fn count(self, tokens: usize) -> usize {
+    pub fn count(self, tokens: usize) -> usize {
         match self {
             Self::None => 0,
             Self::Last => 1,

@@ -119,6 +119,8 @@ impl Options {
                 },
                 "prefill_tokens_per_second": rate(finished.prompt_tokens, finished.prefill_time),
                 "decode_tokens_per_second": rate(finished.completion_tokens.saturating_sub(1), finished.decode_time),
+                "drafted_tokens": finished.drafted_tokens,
+                "accepted_tokens": finished.accepted_tokens,
                 "model": opened.label(),
                 "numerics": engine.numerics(),
             }))?;

@@ -104,6 +104,8 @@ fn play(script: &Script, request: &GenerationRequest, mut sink: Sink) {
             completion_tokens,
             prefill_time: Duration::ZERO,
             decode_time: Duration::ZERO,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
         })
     };
     let token = |text: &str| {
