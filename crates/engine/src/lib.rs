@@ -1,6 +1,7 @@
 //! The engine: serves one model. Synchronous, no I/O; it runs on its own thread behind a bounded queue.
 
 mod batch;
+mod blocks;
 #[cfg(test)]
 mod chance;
 mod engine;

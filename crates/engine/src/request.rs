@@ -1,5 +1,6 @@
 //! What the engine is asked and what it answers.
 
+use freehold_base::Digest;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub struct GenerationRequest {
     /// `Some(n)`: report the log-probability of each chosen token and the `n` most probable ones, at most
     /// [`Self::MAX_TOP_LOGPROBS`].
     pub logprobs: Option<usize>,
+    /// Whom the request shares computed prompts with: those of the same salt. Who shares with strangers can tell by the
+    /// time of an answer what they have asked.
+    pub cache_salt: Option<Digest>,
 }
 
 impl GenerationRequest {
@@ -194,6 +198,8 @@ pub struct Finished {
     pub text: String,
     /// Tokens in the prompt.
     pub prompt_tokens: usize,
+    /// Those of them whose keys and values were in the cache already, computed for a request that began alike.
+    pub cached_tokens: usize,
     /// Tokens generated, the end-of-text token included where there was one.
     pub completion_tokens: usize,
     /// From the start of the prompt's first chunk to the first generated token.

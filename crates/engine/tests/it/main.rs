@@ -42,7 +42,14 @@ fn overflowing() -> Checkpoint {
 
 fn request(served: &Served, text: &str, max_tokens: usize, sampling: Sampling) -> GenerationRequest {
     let prompt = served.text.tokenizer().encode(text, SpecialTokens::Parse).unwrap();
-    GenerationRequest { prompt, max_tokens: Some(max_tokens), sampling, stop: Vec::new(), logprobs: None }
+    GenerationRequest {
+        prompt,
+        max_tokens: Some(max_tokens),
+        sampling,
+        stop: Vec::new(),
+        logprobs: None,
+        cache_salt: None,
+    }
 }
 
 struct Answer {
@@ -104,6 +111,51 @@ fn an_answer_is_the_same_alone_and_in_company() {
             }
         }
     }
+}
+
+#[test]
+fn an_answer_is_the_same_with_drafts_and_without() {
+    let text = "the cat sat on the mat and the cat sat on the mat and ";
+    for temperature in [0.0, 0.5] {
+        let answer = |draft_max| {
+            let served = serve(1, EngineOptions { draft_max, ..EngineOptions::default() });
+            let sampling = Sampling { temperature, ..Sampling::default() };
+            submit(&served, request(&served, text, 60, sampling))()
+        };
+        let (without, with) = (answer(0), answer(8));
+        assert_eq!(
+            (&with.ids, &with.text, with.finished.reason),
+            (&without.ids, &without.text, without.finished.reason)
+        );
+        let Finished { drafted_tokens, accepted_tokens, completion_tokens, .. } = with.finished;
+        assert!(0 < accepted_tokens && accepted_tokens <= drafted_tokens && accepted_tokens < completion_tokens);
+        assert_eq!((without.finished.drafted_tokens, without.finished.accepted_tokens), (0, 0));
+    }
+}
+
+#[test]
+fn a_second_turn_takes_over_what_the_first_computed() {
+    let served = serve(1, EngineOptions::default());
+    let ask = |prompt: &[u32]| {
+        let request = request(&served, "", 40, sampling(3));
+        submit(&served, GenerationRequest { prompt: prompt.to_vec(), ..request })()
+    };
+    let mut turn = request(&served, &"once upon a time ".repeat(9), 1, sampling(3)).prompt;
+    let first = ask(&turn);
+    assert_eq!(first.finished.cached_tokens, 0);
+    let again = ask(&turn);
+    assert_eq!((again.finished.cached_tokens, again.ids), ((turn.len() - 1) / 64 * 64, first.ids.clone()));
+
+    // What the model said is part of what it is then asked.
+    turn.extend(&first.ids);
+    let computed = turn.len() - 1;
+    turn.extend(request(&served, " and then?", 1, sampling(3)).prompt);
+    let second = ask(&turn);
+    assert_eq!(second.finished.cached_tokens, computed / 64 * 64);
+    assert!(computed / 64 > first.finished.prompt_tokens / 64, "the answer fills a block");
+    let fresh = serve(1, EngineOptions::default());
+    let request = GenerationRequest { prompt: turn, ..request(&fresh, "", 40, sampling(3)) };
+    assert_eq!(submit(&fresh, request)().ids, second.ids);
 }
 
 #[test]
@@ -254,6 +306,7 @@ fn a_sink_may_hold_the_last_handle() {
         sampling: Sampling::default(),
         stop: Vec::new(),
         logprobs: None,
+        cache_salt: None,
     };
     let engine = Arc::new(engine);
     let (release, released) = mpsc::channel::<()>();

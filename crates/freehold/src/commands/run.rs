@@ -79,6 +79,7 @@ impl Options {
             },
             stop: self.stop,
             logprobs: None,
+            cache_salt: None,
         };
         // Before a model is fetched and loaded for nothing.
         settings.check_settings().map_err(|error| UsageError(error.to_string()))?;
@@ -110,6 +111,7 @@ impl Options {
                 "text": answer.text,
                 "token_ids": answer.token_ids,
                 "prompt_tokens": finished.prompt_tokens,
+                "cached_tokens": finished.cached_tokens,
                 "completion_tokens": finished.completion_tokens,
                 "finish_reason": match finished.reason {
                     FinishReason::Stop => "stop",
@@ -117,7 +119,7 @@ impl Options {
                     FinishReason::Cancelled => "cancelled",
                     FinishReason::Overflowed => "overflowed",
                 },
-                "prefill_tokens_per_second": rate(finished.prompt_tokens, finished.prefill_time),
+                "prefill_tokens_per_second": rate(finished.prompt_tokens - finished.cached_tokens, finished.prefill_time),
                 "decode_tokens_per_second": rate(finished.completion_tokens.saturating_sub(1), finished.decode_time),
                 "drafted_tokens": finished.drafted_tokens,
                 "accepted_tokens": finished.accepted_tokens,

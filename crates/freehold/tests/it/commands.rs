@@ -87,7 +87,7 @@ fn run() {
     // A prompt from a pipe is the same prompt, and so is one computed otherwise.
     let piped = home.run_with_input(&[&["run", "tiny"], &cold[3..]].concat(), b"Who owns the house?\n").succeeded();
     assert_eq!(piped, text);
-    let otherwise = ["--threads", "1", "--isa", "reference", "--context", "512"];
+    let otherwise = ["--threads", "1", "--isa", "reference", "--context", "512", "--draft-max", "0"];
     assert_eq!(home.run(&[&cold[..], &otherwise].concat()).succeeded(), text);
 
     let ids = |more: &[&str]| {

@@ -109,7 +109,10 @@ pub(super) fn usage(finished: &Finished) -> Usage {
         prompt_tokens,
         completion_tokens,
         total_tokens: prompt_tokens + completion_tokens,
-        prompt_tokens_details: PromptTokensDetails::default(),
+        prompt_tokens_details: PromptTokensDetails {
+            cached_tokens: finished.cached_tokens as u64,
+            ..PromptTokensDetails::default()
+        },
         completion_tokens_details: CompletionTokensDetails::default(),
     }
 }

@@ -49,6 +49,7 @@ pub(super) fn check(
         sampling: sampling(&request, model)?,
         logprobs: logprobs(&request)?,
         stop: stop(request.stop)?,
+        cache_salt: None,
     };
     if request.messages.is_empty() {
         return Err(Refusal::invalid("messages", "`messages` is missing or empty. Send at least one message."));

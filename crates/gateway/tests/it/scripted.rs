@@ -101,6 +101,7 @@ fn play(script: &Script, request: &GenerationRequest, mut sink: Sink) {
             reason,
             text: text.into(),
             prompt_tokens: request.prompt.len(),
+            cached_tokens: request.prompt.len() / 2,
             completion_tokens,
             prefill_time: Duration::ZERO,
             decode_time: Duration::ZERO,
