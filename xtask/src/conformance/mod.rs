@@ -2,6 +2,8 @@
 //! Python `openai` client, stop; and the numeric contract over instruction sets, threads and chunks. Where the machine has
 //! AVX-512 without AMX, a second build of the program emulates AMX (docs/amx.md).
 
+mod schedules;
+
 use anyhow::{Context as _, Result, ensure};
 use freehold_kernels::Isa;
 use serde_json::Value;
@@ -17,7 +19,7 @@ const MODEL: &str = "smollm2:135m";
 const QUESTION: &str = "What is the capital of France?";
 
 /// What a user's program does, in Python.
-const CLIENT_SCRIPT: &str = include_str!("../scripts/openai_client.py");
+const CLIENT_SCRIPT: &str = include_str!("../../scripts/openai_client.py");
 
 /// The text whose logits are compared: English, and it does not change.
 const TEXT_FILE: &str = "LICENSE";
@@ -70,7 +72,11 @@ impl Options {
         if self.model != MODEL {
             timed("fetch", || freehold.json(&["pull", &self.model]).map(drop))?;
         }
-        timed("numeric contract", || self.check_numbers(&freehold, emulating.as_ref()))
+        timed("numeric contract", || self.check_numbers(&freehold, emulating.as_ref()))?;
+        timed("schedules", || {
+            let text = std::fs::read_to_string(crate::tidy::root().join(TEXT_FILE))?;
+            schedules::check(&freehold.weights(&self.model)?, &text)
+        })
     }
 
     /// One digest of all logits, whatever the path. `emulating` is the program for AMX where the machine has none.
@@ -156,6 +162,14 @@ impl Freehold {
         let mut command = Command::new(&self.binary);
         command.args(arguments).arg("--json").env("FREEHOLD_HOME", &self.home).stdin(Stdio::null());
         command
+    }
+
+    /// Where the store has a model's one file of weights.
+    fn weights(&self, model: &str) -> Result<PathBuf> {
+        let shown = self.json(&["show", model])?;
+        let file = shown["files"].as_array().and_then(|files| files.first()).context("`show` named no file")?;
+        let digest = file["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+        Ok(self.home.join("store/blobs/sha256").join(digest.context("`show` named no digest")?))
     }
 
     /// The last line that a command prints, as JSON.
