@@ -146,8 +146,8 @@ fn attention(ratios: &Ratios) {
             softcap: None,
             sinks: None,
         };
-        for kv_type in [KvType::F32, KvType::F16] {
-            let count = 1024 / KV_BLOCK + 1;
+        for kv_type in KvType::ALL {
+            let count = 8192 / KV_BLOCK + 1;
             let mut layer = KvLayer::new(KvShape { kv_type, kv_heads, k_dim: dim, v_dim: dim }, count).unwrap();
             let tokens = numbers(KV_BLOCK * kv_heads * dim);
             for block in 0..count as u32 {
@@ -156,7 +156,9 @@ fn attention(ratios: &Ratios) {
             let blocks: Vec<u32> = (0..count as u32).collect();
             let q = numbers(512 * heads * dim);
             let mut scratch = AttentionScratch::default();
-            for (what, positions) in [("prefill 512", 0..512), ("decode at 1024", 1024..1025)] {
+            for (what, positions) in
+                [("prefill 512", 0..512), ("decode at 1024", 1024..1025), ("decode at 8192", 8192..8193)]
+            {
                 // Tiles of 32 tokens, as the threads would share them out.
                 let rows: Vec<AttentionRow<'_>> =
                     q.chunks(heads * dim).zip(positions).map(|(q, position)| AttentionRow { q, position }).collect();
