@@ -23,7 +23,7 @@ pub enum KvType {
     #[default]
     F16,
     /// Signed bytes with one scale of half precision per 32 dimensions of a head. A group whose scale is beyond 65,504
-    /// reads as NaN.
+    /// reads as NaN, and so does one with a number that is not finite.
     Q8_0,
 }
 
