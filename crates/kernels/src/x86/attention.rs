@@ -15,6 +15,11 @@ const fn tile<L: Lanes>() -> usize {
     if L::COUNT == 16 { 6 } else { 3 }
 }
 
+/// How many query heads go together straight over bytes: their scales want registers too, which AVX2 has not.
+const fn tile_of_bytes<L: Lanes>() -> usize {
+    if L::COUNT == 16 { tile::<L>() } else { 1 }
+}
+
 /// A query head of a row: what the loops below go over.
 struct Unit<'a> {
     q: &'a [f32],
@@ -140,15 +145,21 @@ pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32]
                     Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter::<L>(&mut units);
                 }
                 (BlockView::F16(keys), BlockView::F16(values)) => {
-                    Block { index, keys, values, k_dim, v_dim, scale, softcap }
-                        .enter_widened::<L>(&mut units, &mut scratch.widened);
+                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter_widened::<L>(
+                        &mut units,
+                        &mut scratch.widened,
+                        tile::<L>(),
+                    );
                 }
                 (BlockView::Q8_0(keys, key_scales), BlockView::Q8_0(values, value_scales)) => {
                     let [wide_keys, wide_values] = &mut scratch.scales;
                     let keys = Quantized { quants: keys, scales: widened::<L>(key_scales, wide_keys) };
                     let values = Quantized { quants: values, scales: widened::<L>(value_scales, wide_values) };
-                    Block { index, keys, values, k_dim, v_dim, scale, softcap }
-                        .enter_widened::<L>(&mut units, &mut scratch.widened);
+                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter_widened::<L>(
+                        &mut units,
+                        &mut scratch.widened,
+                        tile_of_bytes::<L>(),
+                    );
                 }
                 _ => unreachable!("a layer's keys and values are of one type"),
             }
@@ -194,11 +205,11 @@ struct Block<T> {
 }
 
 impl<T: Numbers> Block<T> {
-    /// As [`Block::enter`], by way of `memory` if more than one tile would widen the block: once for all is faster.
+    /// As [`Block::enter`], by way of `memory` if there are more units than `direct`: widening once for all is faster then.
     #[inline(always)]
-    unsafe fn enter_widened<L: Lanes>(self, units: &mut [Unit<'_>], memory: &mut [Zeroed<f32>; 2]) {
+    unsafe fn enter_widened<L: Lanes>(self, units: &mut [Unit<'_>], memory: &mut [Zeroed<f32>; 2], direct: usize) {
         let Self { index, k_dim, v_dim, scale, softcap, .. } = self;
-        if units.len() <= tile::<L>() {
+        if units.len() <= direct {
             // SAFETY: the target feature is the caller's promise.
             return unsafe { self.enter::<L>(units) };
         }
