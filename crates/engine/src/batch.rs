@@ -419,7 +419,7 @@ mod tests {
         let (mut accepted, mut rejected, mut reused) = (0, 0, 0);
         for seed in 0..30 {
             let mut chance = Chance::new(seed);
-            let kv_type = chance.one_of(&[KvType::F16, KvType::F32]);
+            let kv_type = chance.one_of(&KvType::ALL);
             let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
             let compute = Compute::new(chance.one_of(&isas), 1 + chance.below(3)).unwrap();
             let vocabulary = model.config().vocabulary;

@@ -69,14 +69,18 @@ pub(crate) struct ComputeOptions {
     /// Threads of the kernels [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// How keys and values are cached: f16, f32. Part of the numerics id.
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, help = kv_help())]
     pub(crate) kv: KvType,
 }
 
 fn isa_help() -> String {
     let names = Isa::ALL.map(|isa| isa.to_string()).join(", ");
     format!("Instruction set of the kernels: {names} [default: the fastest that this machine has]")
+}
+
+fn kv_help() -> String {
+    let names = KvType::ALL.map(|kv_type| kv_type.to_string()).join(", ");
+    format!("How keys and values are cached: {names}. Part of the numerics id")
 }
 
 impl ComputeOptions {

@@ -134,6 +134,8 @@ fn vectors(ratios: &Ratios) {
 }
 
 fn attention(ratios: &Ratios) {
+    /// Caches that take turns, as in a model: what was read of one is no longer near when it is read again.
+    const LAYERS: u32 = 24;
     let heads = [("SmolLM2-135M", 9, 3, 64), ("Qwen2.5-1.5B", 12, 2, 128), ("no groups", 8, 8, 64)];
     for (name, heads, kv_heads, dim) in heads {
         let shape = AttentionShape {
@@ -146,25 +148,31 @@ fn attention(ratios: &Ratios) {
             softcap: None,
             sinks: None,
         };
-        for kv_type in [KvType::F32, KvType::F16] {
-            let count = 1024 / KV_BLOCK + 1;
-            let mut layer = KvLayer::new(KvShape { kv_type, kv_heads, k_dim: dim, v_dim: dim }, count).unwrap();
+        for kv_type in KvType::ALL {
+            let count = 8192 / KV_BLOCK as u32 + 1;
+            let kv_shape = KvShape { kv_type, kv_heads, k_dim: dim, v_dim: dim };
+            let mut layer = KvLayer::new(kv_shape, (LAYERS * count) as usize).unwrap();
             let tokens = numbers(KV_BLOCK * kv_heads * dim);
-            for block in 0..count as u32 {
+            for block in 0..LAYERS * count {
                 layer.write(block, 0, &tokens, &tokens);
             }
-            let blocks: Vec<u32> = (0..count as u32).collect();
+            let tables: Vec<Vec<u32>> =
+                (0..LAYERS).map(|layer| (layer * count..(layer + 1) * count).collect()).collect();
+            let mut tables = tables.iter().cycle();
             let q = numbers(512 * heads * dim);
             let mut scratch = AttentionScratch::default();
-            for (what, positions) in [("prefill 512", 0..512), ("decode at 1024", 1024..1025)] {
+            for (what, positions) in
+                [("prefill 512", 0..512), ("decode at 1024", 1024..1025), ("decode at 8192", 8192..8193)]
+            {
                 // Tiles of 32 tokens, as the threads would share them out.
                 let rows: Vec<AttentionRow<'_>> =
                     q.chunks(heads * dim).zip(positions).map(|(q, position)| AttentionRow { q, position }).collect();
                 let mut out = vec![0.0; rows.len() * shape.group() * dim];
                 ratios.measure(&format!("attend {name}, {kv_type}, {what}"), |isa| {
+                    let blocks = tables.next().expect("it goes on for ever");
                     for kv_head in 0..kv_heads {
                         for (rows, out) in rows.chunks(32).zip(out.chunks_mut(32 * shape.group() * dim)) {
-                            VectorKernels::new(isa).attend(&layer, &shape, kv_head, rows, &blocks, out, &mut scratch);
+                            VectorKernels::new(isa).attend(&layer, &shape, kv_head, rows, blocks, out, &mut scratch);
                         }
                     }
                 });

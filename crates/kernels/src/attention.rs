@@ -56,7 +56,10 @@ pub struct AttentionRow<'a> {
 pub struct AttentionScratch {
     /// A block's keys and values, widened, for the instruction sets that do so.
     #[cfg(x86)]
-    pub(crate) widened: [crate::kv::Zeroed<f32>; 2],
+    pub(crate) widened: [crate::zeroed::Zeroed<f32>; 2],
+    /// The scales of a block's keys and values, widened.
+    #[cfg(x86)]
+    pub(crate) scales: [crate::zeroed::Zeroed<f32>; 2],
     /// One head's weighted values of a block.
     block_out: Vec<f32>,
 }
@@ -156,7 +159,7 @@ pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut A
             for slot in slots.clone() {
                 let mut score = 0.0f32;
                 for (d, &q) in q.iter().enumerate() {
-                    score = q.mul_add(keys.get(d * KV_BLOCK + slot), score);
+                    score = q.mul_add(keys.key(slot, d), score);
                 }
                 let score = attention.shape.scale * score;
                 weights[slot] = attention.shape.softcap.map_or(score, |cap| math::softcap(score, cap));
@@ -169,7 +172,7 @@ pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut A
             block_out.fill(0.0);
             for slot in slots {
                 for (d, sum) in block_out.iter_mut().enumerate() {
-                    *sum = weights[slot].mul_add(values.get(slot * v_dim + d), *sum);
+                    *sum = weights[slot].mul_add(values.value(slot, d, v_dim), *sum);
                 }
             }
             merged = Some(match merged {

@@ -1,12 +1,17 @@
 //! The KV cache of one layer: keys and values in blocks of 64 positions, rounded once when they are written.
 
+use crate::zeroed::Zeroed;
+use half::f16;
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
-use std::alloc::{Layout, alloc_zeroed};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// How many positions a block holds. It is part of the numeric contract: attention merges block by block.
 pub const KV_BLOCK: usize = 64;
+
+/// How many dimensions of a key or a value share a scale in [`KvType::Q8_0`]; the last of a head may be fewer.
+pub(crate) const KV_GROUP: usize = 32;
 
 /// What keys and values are rounded to when they are written. Part of the id of the contract: `cpu-1/kv-f16`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -17,22 +22,29 @@ pub enum KvType {
     /// whose keys do not fit shows it (NaN) rather than being wrong in silence.
     #[default]
     F16,
+    /// Signed bytes with one scale of half precision per 32 dimensions of a head. A group whose scale is beyond 65,504
+    /// reads as NaN, and so does one with a number that is not finite.
+    Q8_0,
+}
+
+impl KvType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];
 }
 
 /// The text names no type of KV cache.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no type of KV cache: use one of f16, f32")]
+#[error("`{0}` is no type of KV cache: use one of f32, f16, q8_0")]
 pub struct ParseKvTypeError(String);
 
 impl FromStr for KvType {
     type Err = ParseKvTypeError;
 
     fn from_str(text: &str) -> Result<Self, ParseKvTypeError> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            _ => Err(ParseKvTypeError(text.to_owned())),
-        }
+        Self::ALL
+            .into_iter()
+            .find(|kv_type| kv_type.to_string() == text)
+            .ok_or_else(|| ParseKvTypeError(text.to_owned()))
     }
 }
 
@@ -41,6 +53,7 @@ impl fmt::Display for KvType {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
         })
     }
 }
@@ -49,14 +62,13 @@ impl fmt::Display for KvType {
 /// stands for is the caller's block table.
 ///
 /// A block holds, per kv head, K as `[k_dim][64]` and V as `[64][v_dim]`: scores are vectors over keys, outputs vectors
-/// over dimensions. Memory is touched only when written.
+/// over dimensions. [`KvType::Q8_0`] has its scales apart, alike but for a row per 32 dimensions. Memory is touched only
+/// when written.
 pub struct KvLayer {
     shape: KvShape,
     blocks: usize,
     keys: Storage,
     values: Storage,
-    /// One token's keys, rounded, before they are scattered.
-    staging: Vec<u16>,
 }
 
 /// What a layer's cache holds per position.
@@ -75,11 +87,12 @@ pub struct KvShape {
 impl KvShape {
     /// Memory of one block of [`KV_BLOCK`] positions in one layer.
     pub fn block_bytes(&self) -> usize {
-        let element = match self.kv_type {
-            KvType::F32 => 4,
-            KvType::F16 => 2,
+        let bytes = |dim: usize| match self.kv_type {
+            KvType::F32 => 4 * dim,
+            KvType::F16 => 2 * dim,
+            KvType::Q8_0 => dim + 2 * dim.div_ceil(KV_GROUP),
         };
-        KV_BLOCK * self.kv_heads * (self.k_dim + self.v_dim) * element
+        KV_BLOCK * self.kv_heads * (bytes(self.k_dim) + bytes(self.v_dim))
     }
 }
 
@@ -88,14 +101,27 @@ impl KvShape {
 pub(crate) enum BlockView<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
+    /// Numbers and, for each [`KV_GROUP`] dimensions, their scales.
+    Q8_0(&'a [i8], &'a [u16]),
 }
 
+// Widened in software on every machine: the reference must not lean on what it is the measure of.
 impl BlockView<'_> {
-    /// Element `index`, widened. In software on every machine: the reference must not lean on what it is the measure of.
-    pub(crate) fn get(&self, index: usize) -> f32 {
+    /// Of the keys, dimension `d` of the one in `slot`.
+    pub(crate) fn key(&self, slot: usize, d: usize) -> f32 {
+        self.get(d * KV_BLOCK + slot, d / KV_GROUP * KV_BLOCK + slot)
+    }
+
+    /// Of the values, of `dim` dimensions each, dimension `d` of the one in `slot`.
+    pub(crate) fn value(&self, slot: usize, d: usize, dim: usize) -> f32 {
+        self.get(slot * dim + d, slot * dim.div_ceil(KV_GROUP) + d / KV_GROUP)
+    }
+
+    fn get(&self, index: usize, scale: usize) -> f32 {
         match self {
             Self::F32(data) => data[index],
-            Self::F16(data) => half::f16::from_bits(data[index]).to_f32_const(),
+            Self::F16(data) => f16::from_bits(data[index]).to_f32_const(),
+            Self::Q8_0(quants, scales) => f16::from_bits(scales[scale]).to_f32_const() * f32::from(quants[index]),
         }
     }
 }
@@ -104,14 +130,8 @@ impl KvLayer {
     /// Room for `blocks` blocks, all zero; `None` where the system does not give the memory, or no machine could.
     pub fn new(shape: KvShape, blocks: usize) -> Option<Self> {
         let KvShape { kv_type, kv_heads, k_dim, v_dim } = shape;
-        let storage = |dim: usize| {
-            let length = blocks.checked_mul(kv_heads)?.checked_mul(dim)?.checked_mul(KV_BLOCK)?;
-            Some(match kv_type {
-                KvType::F32 => Storage::F32(Zeroed::new(length)?),
-                KvType::F16 => Storage::F16(Zeroed::new(length)?),
-            })
-        };
-        Some(Self { shape, blocks, keys: storage(k_dim)?, values: storage(v_dim)?, staging: Vec::new() })
+        let storage = |dim: usize| Storage::new(kv_type, blocks.checked_mul(kv_heads)?, dim);
+        Some(Self { shape, blocks, keys: storage(k_dim)?, values: storage(v_dim)? })
     }
 
     /// What it holds per position.
@@ -139,113 +159,127 @@ impl KvLayer {
         assert_eq!(v.len(), tokens * kv_heads * v_dim, "values");
         let slots = slot..slot + tokens;
         for (slot, (k, v)) in slots.zip(k.chunks_exact(kv_heads * k_dim).zip(v.chunks_exact(kv_heads * v_dim))) {
-            let keys = block * kv_heads * k_dim * KV_BLOCK..(block + 1) * kv_heads * k_dim * KV_BLOCK;
-            match &mut self.keys {
-                Storage::F32(data) => {
-                    // Head h's element d is at (h·k_dim + d)·64: the row scatters with one stride.
-                    for (column, &value) in data.as_mut_slice()[keys].chunks_exact_mut(KV_BLOCK).zip(k) {
-                        column[slot] = value;
-                    }
-                }
-                Storage::F16(data) => {
-                    self.staging.resize(k.len(), 0);
-                    self.staging.reinterpret_cast_mut::<half::f16>().convert_from_f32_slice(k);
-                    for (column, &value) in data.as_mut_slice()[keys].chunks_exact_mut(KV_BLOCK).zip(&self.staging) {
-                        column[slot] = value;
-                    }
-                }
-            }
-            for (head, v) in v.chunks_exact(v_dim).enumerate() {
-                let start = ((block * kv_heads + head) * KV_BLOCK + slot) * v_dim;
-                match &mut self.values {
-                    Storage::F32(data) => data.as_mut_slice()[start..start + v_dim].copy_from_slice(v),
-                    Storage::F16(data) => data.as_mut_slice()[start..start + v_dim]
-                        .reinterpret_cast_mut::<half::f16>()
-                        .convert_from_f32_slice(v),
-                }
+            let heads = block * kv_heads..;
+            for (head, (k, v)) in heads.zip(k.chunks_exact(k_dim).zip(v.chunks_exact(v_dim))) {
+                self.keys.write_key(head, slot, k);
+                self.values.write_value(head, slot, v);
             }
         }
     }
 
     /// K of a block and kv head: `[k_dim][64]`.
     pub(crate) fn keys(&self, block: usize, kv_head: usize) -> BlockView<'_> {
-        self.keys.part(block * self.shape.kv_heads + kv_head, self.shape.k_dim * KV_BLOCK)
+        self.keys.view(block * self.shape.kv_heads + kv_head, self.shape.k_dim)
     }
 
     /// V of a block and kv head: `[64][v_dim]`.
     pub(crate) fn values(&self, block: usize, kv_head: usize) -> BlockView<'_> {
-        self.values.part(block * self.shape.kv_heads + kv_head, self.shape.v_dim * KV_BLOCK)
+        self.values.view(block * self.shape.kv_heads + kv_head, self.shape.v_dim)
     }
 }
 
+/// The keys or values of a layer. A `head` is a block and kv head, counted through the layer.
 enum Storage {
     F32(Zeroed<f32>),
     F16(Zeroed<u16>),
+    Q8_0(Zeroed<i8>, Zeroed<u16>),
 }
 
 impl Storage {
-    fn part(&self, index: usize, length: usize) -> BlockView<'_> {
+    fn new(kv_type: KvType, heads: usize, dim: usize) -> Option<Self> {
+        let length = |dim: usize| heads.checked_mul(dim)?.checked_mul(KV_BLOCK);
+        Some(match kv_type {
+            KvType::F32 => Self::F32(Zeroed::new(length(dim)?)?),
+            KvType::F16 => Self::F16(Zeroed::new(length(dim)?)?),
+            KvType::Q8_0 => Self::Q8_0(Zeroed::new(length(dim)?)?, Zeroed::new(length(dim.div_ceil(KV_GROUP))?)?),
+        })
+    }
+
+    fn view(&self, head: usize, dim: usize) -> BlockView<'_> {
         match self {
-            Self::F32(data) => BlockView::F32(&data.as_slice()[index * length..(index + 1) * length]),
-            Self::F16(data) => BlockView::F16(&data.as_slice()[index * length..(index + 1) * length]),
+            Self::F32(data) => BlockView::F32(&data.as_slice()[of_head(head, dim)]),
+            Self::F16(data) => BlockView::F16(&data.as_slice()[of_head(head, dim)]),
+            Self::Q8_0(quants, scales) => BlockView::Q8_0(
+                &quants.as_slice()[of_head(head, dim)],
+                &scales.as_slice()[of_head(head, dim.div_ceil(KV_GROUP))],
+            ),
+        }
+    }
+
+    /// Writes a key: a column of its head.
+    fn write_key(&mut self, head: usize, slot: usize, k: &[f32]) {
+        let all = of_head(head, k.len());
+        match self {
+            Self::F32(data) => scatter(&mut data.as_mut_slice()[all], slot, k),
+            Self::F16(data) => {
+                let rows = data.as_mut_slice()[all].chunks_mut(KV_GROUP * KV_BLOCK);
+                for (rows, k) in rows.zip(k.chunks(KV_GROUP)) {
+                    let halves = &mut [0; KV_GROUP][..k.len()];
+                    halves.reinterpret_cast_mut::<f16>().convert_from_f32_slice(k);
+                    scatter(rows, slot, halves);
+                }
+            }
+            Self::Q8_0(quants, scales) => {
+                let rows = quants.as_mut_slice()[all].chunks_mut(KV_GROUP * KV_BLOCK);
+                let scales = &mut scales.as_mut_slice()[of_head(head, k.len().div_ceil(KV_GROUP))];
+                for ((rows, k), scales) in rows.zip(k.chunks(KV_GROUP)).zip(scales.chunks_exact_mut(KV_BLOCK)) {
+                    let (scale, quants) = quantize(k);
+                    scatter(rows, slot, &quants[..k.len()]);
+                    scales[slot] = scale.to_bits();
+                }
+            }
+        }
+    }
+
+    /// Writes a value: a row of its head.
+    fn write_value(&mut self, head: usize, slot: usize, v: &[f32]) {
+        let row = |dim: usize| (head * KV_BLOCK + slot) * dim..(head * KV_BLOCK + slot + 1) * dim;
+        match self {
+            Self::F32(data) => data.as_mut_slice()[row(v.len())].copy_from_slice(v),
+            Self::F16(data) => {
+                data.as_mut_slice()[row(v.len())].reinterpret_cast_mut::<f16>().convert_from_f32_slice(v);
+            }
+            Self::Q8_0(quants, scales) => {
+                let quants = quants.as_mut_slice()[row(v.len())].chunks_mut(KV_GROUP);
+                let scales = &mut scales.as_mut_slice()[row(v.len().div_ceil(KV_GROUP))];
+                for ((to, v), scale) in quants.zip(v.chunks(KV_GROUP)).zip(scales) {
+                    let (rounded, quants) = quantize(v);
+                    to.copy_from_slice(&quants[..v.len()]);
+                    *scale = rounded.to_bits();
+                }
+            }
         }
     }
 }
 
-/// Zeros that begin on a cache line, so that no vector straddles two, and that the system maps only when touched.
-pub(crate) struct Zeroed<T> {
-    data: Vec<T>,
-    start: usize,
-    length: usize,
+/// Where a head of `dim` numbers per position lies.
+fn of_head(head: usize, dim: usize) -> Range<usize> {
+    head * dim * KV_BLOCK..(head + 1) * dim * KV_BLOCK
 }
 
-impl<T> Default for Zeroed<T> {
-    fn default() -> Self {
-        Self { data: Vec::new(), start: 0, length: 0 }
-    }
-}
-
-impl<T: Zeroable> Zeroed<T> {
-    const LINE_BYTES: usize = 64;
-
-    /// `None` where the system does not give the memory.
-    pub(crate) fn new(length: usize) -> Option<Self> {
-        let data: Vec<T> = zeroed(length.checked_add(Self::LINE_BYTES / size_of::<T>())?)?;
-        // The vector never grows, so its memory stays where it is.
-        let start = data.as_ptr().align_offset(Self::LINE_BYTES);
-        Some(Self { data, start, length })
-    }
-
-    pub(crate) fn as_slice(&self) -> &[T] {
-        &self.data[self.start..self.start + self.length]
-    }
-
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.data[self.start..self.start + self.length]
+/// Writes a column of rows of [`KV_BLOCK`].
+fn scatter<T: Copy>(rows: &mut [T], slot: usize, column: &[T]) {
+    for (row, &number) in rows.chunks_exact_mut(KV_BLOCK).zip(column) {
+        row[slot] = number;
     }
 }
 
-/// Numbers whose bytes may all be zero.
-///
-/// # Safety
-/// A value whose bytes are all zero is valid, and the type has a size and nothing to drop.
-pub(crate) unsafe trait Zeroable: Copy {}
-
-// SAFETY: zero bytes are +0.
-unsafe impl Zeroable for f32 {}
-// SAFETY: zero bytes are 0.
-unsafe impl Zeroable for u16 {}
-
-/// `vec![0; length]`, but for an answer where the system has no memory: `vec!` ends the process, and what the standard
-/// library can reserve without that it does not ask for as zeros, so that filling it would touch all of it. A stricter
-/// alignment than the type's would have it filled as well.
-fn zeroed<T: Zeroable>(length: usize) -> Option<Vec<T>> {
-    let layout = Layout::array::<T>(length).ok().filter(|layout| layout.size() > 0)?;
-    // SAFETY: the layout has a size.
-    let data = unsafe { alloc_zeroed(layout) }.cast::<T>();
-    // SAFETY: the memory comes from the global allocator with the layout of a vector of this capacity, and its zero
-    // bytes are valid values.
-    (!data.is_null()).then(|| unsafe { Vec::from_raw_parts(data, length, length) })
+/// A group's scale, and its numbers as multiples of it: 0 where the scale is 0 or not finite.
+fn quantize(group: &[f32]) -> (f16, [i8; KV_GROUP]) {
+    /// 1.5 · 2²³: a small number added to it is rounded to an integer, ties to even, whose low byte is the sum's.
+    const ROUNDING: f32 = 12_582_912.0;
+    // Compared as integers, so that a NaN is the largest: it makes the scale NaN, and with it the whole group.
+    let amax = f32::from_bits(group.iter().fold(0, |amax, x| amax.max(x.abs().to_bits())));
+    let scale = f16::from_f32_const(amax / 127.0);
+    let mut quants = [0; KV_GROUP];
+    if scale > f16::ZERO && scale.is_finite() {
+        let inverse = 1.0 / scale.to_f32_const();
+        for (quant, x) in quants.iter_mut().zip(group) {
+            // Beyond 127 where the scale is so small that it lost digits.
+            *quant = ((x * inverse).clamp(-127.0, 127.0) + ROUNDING).to_bits() as i8;
+        }
+    }
+    (scale, quants)
 }
 
 #[cfg(test)]
@@ -254,10 +288,11 @@ mod tests {
 
     #[test]
     fn names() {
-        for kv_type in [KvType::F32, KvType::F16] {
+        for kv_type in KvType::ALL {
             assert_eq!(kv_type.to_string().parse(), Ok(kv_type));
         }
-        assert!("q8".parse::<KvType>().is_err());
+        let error = "q8".parse::<KvType>().unwrap_err().to_string();
+        assert!(error.ends_with(&KvType::ALL.map(|kv_type| kv_type.to_string()).join(", ")), "{error}");
     }
 
     #[test]
@@ -299,11 +334,11 @@ mod tests {
             for (i, &(value, rounded)) in cases.iter().enumerate() {
                 let (token, head, d) = (i / 8, i / 4 % 2, i % 4);
                 let expected = if kv_type == KvType::F32 { value } else { rounded };
-                let key = layer.keys(1, head).get(d * KV_BLOCK + 62 + token);
-                let stored = layer.values(1, head).get((62 + token) * 4 + d);
+                let key = layer.keys(1, head).key(62 + token, d);
+                let stored = layer.values(1, head).value(62 + token, d, 4);
                 assert_eq!(key.to_bits(), expected.to_bits(), "key {value:e} as {kv_type}: {key:e}");
                 assert_eq!(stored.to_bits(), expected.to_bits(), "value {value:e} as {kv_type}: {stored:e}");
-                assert_eq!(layer.keys(1, head).get(d * KV_BLOCK + 61).to_bits(), 0, "the slot before is untouched");
+                assert_eq!(layer.keys(1, head).key(61, d).to_bits(), 0, "the slot before is untouched");
             }
         }
     }
@@ -316,13 +351,13 @@ mod tests {
         let mut check = |values: &[f32]| {
             layer.write(0, 0, values, values);
             for (d, &value) in values.iter().enumerate() {
-                let expected = half::f16::from_f32_const(value).to_f32_const();
-                assert_eq!(layer.keys(0, 0).get(d * KV_BLOCK).to_bits(), expected.to_bits(), "{value:e}");
-                assert_eq!(layer.values(0, 0).get(d).to_bits(), expected.to_bits(), "{value:e}");
+                let expected = f16::from_f32_const(value).to_f32_const();
+                assert_eq!(layer.keys(0, 0).key(0, d).to_bits(), expected.to_bits(), "{value:e}");
+                assert_eq!(layer.values(0, 0).value(0, d, 1024).to_bits(), expected.to_bits(), "{value:e}");
             }
         };
         for high in 0..64u16 {
-            let halves: Vec<f32> = (0..1024).map(|low| half::f16::from_bits(high << 10 | low).to_f32_const()).collect();
+            let halves: Vec<f32> = (0..1024).map(|low| f16::from_bits(high << 10 | low).to_f32_const()).collect();
             if halves.iter().any(|value| value.is_nan()) {
                 continue;
             }
@@ -331,6 +366,36 @@ mod tests {
             for offset in [0x0fff, 0x1000, 0x1001] {
                 check(&halves.iter().map(|value| f32::from_bits(value.to_bits() + offset)).collect::<Vec<_>>());
             }
+        }
+    }
+
+    #[test]
+    fn groups_are_as_worked_out_apart() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../tests/data/kv_q8_0_golden.json")).unwrap();
+        for case in golden["groups"].as_array().unwrap() {
+            let bits = |name: &str| case[name].as_array().unwrap().iter().map(|bits| bits.as_u64());
+            let group: Vec<f32> = bits("numbers").map(|bits| f32::from_bits(bits.unwrap() as u32)).collect();
+            let dim = KV_GROUP + group.len();
+            let shape = KvShape { kv_type: KvType::Q8_0, kv_heads: 2, k_dim: dim, v_dim: dim };
+            let mut layer = KvLayer::new(shape, 2).unwrap();
+            // As the second group of the second head, beside numbers that must not touch it.
+            let head: Vec<f32> = [&[1e9; KV_GROUP][..], &group].concat();
+            let heads = [vec![f32::NAN; dim], head].concat();
+            layer.write(1, 62, &heads, &heads);
+            for (d, expected) in (KV_GROUP..).zip(bits("values")) {
+                for read in [layer.keys(1, 1).key(62, d), layer.values(1, 1).value(62, d, dim)] {
+                    let found = (!read.is_nan()).then(|| u64::from(read.to_bits()));
+                    assert_eq!(found, expected, "{}, number {}: {read:e}", case["name"], d - KV_GROUP);
+                }
+            }
+            for slot in [61, 63] {
+                assert_eq!(layer.keys(1, 1).key(slot, KV_GROUP).to_bits(), 0, "the slot {slot} is untouched");
+                assert_eq!(layer.values(1, 1).value(slot, KV_GROUP, dim).to_bits(), 0, "the slot {slot} is untouched");
+            }
+            let expected: Vec<i64> = case["quants"].as_array().unwrap().iter().map(|q| q.as_i64().unwrap()).collect();
+            let (_, quants) = quantize(&group);
+            assert_eq!(quants[..group.len()].iter().map(|&q| i64::from(q)).collect::<Vec<_>>(), expected, "{case}");
         }
     }
 }

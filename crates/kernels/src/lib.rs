@@ -28,6 +28,7 @@ mod routing;
 mod vector;
 #[cfg(x86)]
 mod x86;
+mod zeroed;
 
 #[cfg(all(feature = "emulated-amx", not(all(x86, target_os = "linux"))))]
 compile_error!("the feature `emulated-amx` needs Linux on x86-64");

@@ -92,7 +92,7 @@ fn sampling(seed: u64) -> Sampling {
 
 #[test]
 fn an_answer_is_the_same_alone_and_in_company() {
-    for kv_type in [KvType::F16, KvType::F32] {
+    for kv_type in KvType::ALL {
         let alone = serve(1, EngineOptions { kv_type, batch: 1, ..EngineOptions::default() });
         let expected: Vec<Vec<u32>> = prompts()
             .iter()

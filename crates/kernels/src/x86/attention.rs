@@ -4,7 +4,8 @@
 use super::Lanes;
 use super::vector::{exp_of, softcap_of};
 use crate::attention::{Attention, AttentionScratch, finish, slots};
-use crate::kv::{BlockView, KV_BLOCK, Zeroed};
+use crate::kv::{BlockView, KV_BLOCK, KV_GROUP};
+use crate::zeroed::Zeroed;
 use std::arch::x86_64::__m256;
 use std::ops::Range;
 
@@ -12,6 +13,11 @@ use std::ops::Range;
 /// with six they fill AVX-512's 32.
 const fn tile<L: Lanes>() -> usize {
     if L::COUNT == 16 { 6 } else { 3 }
+}
+
+/// How many query heads go together straight over bytes: their scales want registers too, which AVX2 has not.
+const fn tile_of_bytes<L: Lanes>() -> usize {
+    if L::COUNT == 16 { tile::<L>() } else { 1 }
 }
 
 /// A query head of a row: what the loops below go over.
@@ -26,48 +32,97 @@ struct Unit<'a> {
     sink: Option<f32>,
 }
 
-/// Numbers as a block holds them.
-trait Element: Copy {
-    /// A register of them, widened.
+/// The keys or values of a block, as it holds them.
+trait Numbers: Copy {
+    /// Dimension `d` of a register of keys from `slot` on, widened.
     ///
     /// # Safety
-    /// `from` must point to that many readable elements, and the features of `L` be enabled where it is inlined.
-    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+    /// The block must have these keys and this dimension, and the features of `L` be enabled where it is inlined.
+    unsafe fn keys<L: Lanes>(self, slot: usize, d: usize) -> L;
 
-    /// One of them, widened.
-    fn widen(self) -> f32;
+    /// A register of dimensions of the value in `slot`, from `d` on, widened. They are of one group; a value has `dim`.
+    ///
+    /// # Safety
+    /// The block must have this value and these dimensions, and the features of `L` be enabled where it is inlined.
+    unsafe fn values<L: Lanes>(self, slot: usize, d: usize, dim: usize) -> L;
+
+    /// One dimension of the value in `slot`, widened.
+    fn value(self, slot: usize, d: usize, dim: usize) -> f32;
 }
 
-impl Element for f32 {
+impl Numbers for &[f32] {
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+    unsafe fn keys<L: Lanes>(self, slot: usize, d: usize) -> L {
         // SAFETY: the caller's promise.
-        unsafe { L::load(from) }
+        unsafe { L::load(self.as_ptr().add(d * KV_BLOCK + slot)) }
     }
 
     #[inline(always)]
-    fn widen(self) -> f32 {
-        self
+    unsafe fn values<L: Lanes>(self, slot: usize, d: usize, dim: usize) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load(self.as_ptr().add(slot * dim + d)) }
+    }
+
+    #[inline(always)]
+    fn value(self, slot: usize, d: usize, dim: usize) -> f32 {
+        self[slot * dim + d]
     }
 }
 
-impl Element for u16 {
+impl Numbers for &[u16] {
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+    unsafe fn keys<L: Lanes>(self, slot: usize, d: usize) -> L {
         // SAFETY: the caller's promise.
-        unsafe { L::load_f16(from) }
+        unsafe { L::load_f16(self.as_ptr().add(d * KV_BLOCK + slot)) }
     }
 
     #[inline(always)]
-    fn widen(self) -> f32 {
-        half::f16::from_bits(self).to_f32_const()
+    unsafe fn values<L: Lanes>(self, slot: usize, d: usize, dim: usize) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_f16(self.as_ptr().add(slot * dim + d)) }
+    }
+
+    #[inline(always)]
+    fn value(self, slot: usize, d: usize, dim: usize) -> f32 {
+        half::f16::from_bits(self[slot * dim + d]).to_f32_const()
+    }
+}
+
+/// Signed bytes, and their scales widened: each is read many times.
+#[derive(Clone, Copy)]
+struct Quantized<'a> {
+    quants: &'a [i8],
+    scales: &'a [f32],
+}
+
+impl Numbers for Quantized<'_> {
+    #[inline(always)]
+    unsafe fn keys<L: Lanes>(self, slot: usize, d: usize) -> L {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scales = L::load(self.scales.as_ptr().add(d / KV_GROUP * KV_BLOCK + slot));
+            L::mul(L::load_i8(self.quants.as_ptr().add(d * KV_BLOCK + slot)), scales)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values<L: Lanes>(self, slot: usize, d: usize, dim: usize) -> L {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scale = *self.scales.as_ptr().add(slot * dim.div_ceil(KV_GROUP) + d / KV_GROUP);
+            L::mul(L::load_i8(self.quants.as_ptr().add(slot * dim + d)), L::splat(scale))
+        }
+    }
+
+    #[inline(always)]
+    fn value(self, slot: usize, d: usize, dim: usize) -> f32 {
+        self.scales[slot * dim.div_ceil(KV_GROUP) + d / KV_GROUP] * f32::from(self.quants[slot * dim + d])
     }
 }
 
 #[inline(always)]
 pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32], scratch: &mut AttentionScratch) {
     let (shape, rows) = (attention.shape, attention.rows);
-    let [wide_keys, wide_values] = &mut scratch.widened;
     let (group, k_dim, v_dim) = (shape.group(), shape.k_dim, shape.v_dim);
     let mut units: Vec<Unit<'_>> = out
         .chunks_exact_mut(v_dim)
@@ -85,22 +140,29 @@ pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32]
         let (scale, softcap) = (shape.scale, shape.softcap);
         // SAFETY: the target feature is the caller's promise.
         unsafe {
-            let (keys, values) = match attention.block(index) {
-                (BlockView::F32(keys), BlockView::F32(values)) => (keys, values),
-                (BlockView::F16(keys), BlockView::F16(values)) if units.len() > tile::<L>() => {
-                    // More than one tile would widen it: once for all is faster.
-                    let keys = widened::<L>(keys, wide_keys, k_dim * KV_BLOCK);
-                    (keys, widened::<L>(values, wide_values, v_dim * KV_BLOCK))
+            match attention.block(index) {
+                (BlockView::F32(keys), BlockView::F32(values)) => {
+                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter::<L>(&mut units);
                 }
                 (BlockView::F16(keys), BlockView::F16(values)) => {
-                    Block { index, keys, values, scale, softcap }.enter::<L>(&mut units);
-                    continue;
+                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter_widened::<L>(
+                        &mut units,
+                        &mut scratch.widened,
+                        tile::<L>(),
+                    );
                 }
-                (BlockView::F32(_), BlockView::F16(_)) | (BlockView::F16(_), BlockView::F32(_)) => {
-                    unreachable!("a layer's keys and values are of one type")
+                (BlockView::Q8_0(keys, key_scales), BlockView::Q8_0(values, value_scales)) => {
+                    let [wide_keys, wide_values] = &mut scratch.scales;
+                    let keys = Quantized { quants: keys, scales: widened::<L>(key_scales, wide_keys) };
+                    let values = Quantized { quants: values, scales: widened::<L>(value_scales, wide_values) };
+                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter_widened::<L>(
+                        &mut units,
+                        &mut scratch.widened,
+                        tile_of_bytes::<L>(),
+                    );
                 }
-            };
-            Block { index, keys, values, scale, softcap }.enter::<L>(&mut units);
+                _ => unreachable!("a layer's keys and values are of one type"),
+            }
         }
     }
     for unit in units {
@@ -108,13 +170,18 @@ pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32]
     }
 }
 
-/// `from` as f32, in memory that is kept between calls.
-#[inline(always)]
-unsafe fn widened<'a, L: Lanes>(from: &[u16], memory: &'a mut Zeroed<f32>, length: usize) -> &'a [f32] {
+/// The beginning of memory that grows as needed.
+fn room(memory: &mut Zeroed<f32>, length: usize) -> &mut [f32] {
     if memory.as_slice().len() < length {
         *memory = Zeroed::new(length).expect("memory for one block of one kv head");
     }
-    let (to, from) = (&mut memory.as_mut_slice()[..length], &from[..length]);
+    &mut memory.as_mut_slice()[..length]
+}
+
+/// A block's scales as f32, in memory that is kept between calls.
+#[inline(always)]
+unsafe fn widened<'a, L: Lanes>(from: &[u16], memory: &'a mut Zeroed<f32>) -> &'a [f32] {
+    let to = room(memory, from.len());
     // A block has 64 keys, so its length is a multiple of any register's.
     for (to, from) in to.chunks_exact_mut(L::COUNT).zip(from.chunks_exact(L::COUNT)) {
         // SAFETY: the target feature is the caller's promise; both are as long as a register.
@@ -125,17 +192,50 @@ unsafe fn widened<'a, L: Lanes>(from: &[u16], memory: &'a mut Zeroed<f32>, lengt
 
 /// One block of the sequence.
 #[derive(Clone, Copy)]
-struct Block<'a, T> {
+struct Block<T> {
     index: usize,
     /// `[k_dim][64]`.
-    keys: &'a [T],
+    keys: T,
     /// `[64][v_dim]`.
-    values: &'a [T],
+    values: T,
+    k_dim: usize,
+    v_dim: usize,
     scale: f32,
     softcap: Option<f32>,
 }
 
-impl<T: Element> Block<'_, T> {
+impl<T: Numbers> Block<T> {
+    /// As [`Block::enter`], by way of `memory` if there are more units than `direct`: widening once for all is faster then.
+    #[inline(always)]
+    unsafe fn enter_widened<L: Lanes>(self, units: &mut [Unit<'_>], memory: &mut [Zeroed<f32>; 2], direct: usize) {
+        let Self { index, k_dim, v_dim, scale, softcap, .. } = self;
+        if units.len() <= direct {
+            // SAFETY: the target feature is the caller's promise.
+            return unsafe { self.enter::<L>(units) };
+        }
+        let [keys, values] = memory;
+        let (keys, values) = (room(keys, k_dim * KV_BLOCK), room(values, v_dim * KV_BLOCK));
+        for (d, row) in keys.chunks_exact_mut(KV_BLOCK).enumerate() {
+            for (i, row) in row.chunks_exact_mut(L::COUNT).enumerate() {
+                // SAFETY: the target feature is the caller's promise. The block has k_dim dimensions of 64 keys, and the
+                // register as much room.
+                unsafe { L::store(row.as_mut_ptr(), self.keys.keys(i * L::COUNT, d)) };
+            }
+        }
+        for (slot, row) in values.chunks_exact_mut(v_dim).enumerate() {
+            let (registers, rest) = row.split_at_mut(v_dim - v_dim % L::COUNT);
+            for (i, register) in registers.chunks_exact_mut(L::COUNT).enumerate() {
+                // SAFETY: as above: 64 values of v_dim dimensions.
+                unsafe { L::store(register.as_mut_ptr(), self.values.values(slot, i * L::COUNT, v_dim)) };
+            }
+            for (d, number) in (v_dim - v_dim % L::COUNT..).zip(rest) {
+                *number = self.values.value(slot, d, v_dim);
+            }
+        }
+        // SAFETY: the target feature is the caller's promise.
+        unsafe { Block { index, keys: &*keys, values: &*values, k_dim, v_dim, scale, softcap }.enter::<L>(units) };
+    }
+
     /// Takes it into every unit that sees some of it, in runs of units that see the same keys.
     #[inline(always)]
     unsafe fn enter<L: Lanes>(self, units: &mut [Unit<'_>]) {
@@ -203,7 +303,7 @@ impl<T: Element> Block<'_, T> {
             unit.sum = merge.of(unit.sum, sums[i]);
         }
 
-        let v_dim = self.values.len() / KV_BLOCK;
+        let v_dim = self.v_dim;
         let mut d = 0;
         // SAFETY: the target feature is the caller's promise, and AVX2 is among those of every instruction set.
         unsafe {
@@ -224,7 +324,7 @@ impl<T: Element> Block<'_, T> {
             for (i, unit) in units.iter_mut().enumerate() {
                 let weighted = slots
                     .clone()
-                    .fold(0.0f32, |sum, slot| weights[i][slot].mul_add(self.values[slot * v_dim + d].widen(), sum));
+                    .fold(0.0f32, |sum, slot| weights[i][slot].mul_add(self.values.value(slot, d, v_dim), sum));
                 unit.out[d] = merges[i].of(unit.out[d], weighted);
             }
         }
@@ -239,7 +339,7 @@ impl<T: Element> Block<'_, T> {
         from: usize,
         scores: &mut [[f32; KV_BLOCK]; Q],
     ) {
-        let k_dim = self.keys.len() / KV_BLOCK;
+        let k_dim = self.k_dim;
         assert!(from + N * L::COUNT <= KV_BLOCK && q.iter().all(|q| q.len() == k_dim));
         // SAFETY: the target feature is the caller's promise. The queries have k_dim elements; row d of the k_dim rows has
         // 64 keys, and from + N · COUNT ≤ 64.
@@ -248,7 +348,7 @@ impl<T: Element> Block<'_, T> {
             for d in 0..k_dim {
                 let q: [L; Q] = q.map(|q| L::splat(*q.get_unchecked(d)));
                 for n in 0..N {
-                    let keys: L = T::load(self.keys.as_ptr().add(d * KV_BLOCK + from + n * L::COUNT));
+                    let keys: L = self.keys.keys(from + n * L::COUNT, d);
                     for i in 0..Q {
                         sums[i][n] = L::fma(q[i], keys, sums[i][n]);
                     }
@@ -274,7 +374,7 @@ impl<T: Element> Block<'_, T> {
         d: usize,
         units: &mut [&mut Unit<'_>; Q],
     ) {
-        let v_dim = self.values.len() / KV_BLOCK;
+        let v_dim = self.v_dim;
         assert!(d + N * L::COUNT <= v_dim && slots.end <= KV_BLOCK && units.iter().all(|unit| unit.out.len() == v_dim));
         // SAFETY: the target feature is the caller's promise. Slots end within the 64 of a block; row `slot` of 64 rows has
         // v_dim values, as many as there are outputs, and d + N · COUNT ≤ v_dim.
@@ -283,7 +383,7 @@ impl<T: Element> Block<'_, T> {
             for slot in slots.clone() {
                 let weights: [L; Q] = weights.each_ref().map(|weights| L::splat(*weights.get_unchecked(slot)));
                 for n in 0..N {
-                    let values: L = T::load(self.values.as_ptr().add(slot * v_dim + d + n * L::COUNT));
+                    let values: L = self.values.values(slot, d + n * L::COUNT, v_dim);
                     for i in 0..Q {
                         sums[i][n] = L::fma(weights[i], values, sums[i][n]);
                     }

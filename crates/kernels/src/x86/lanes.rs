@@ -63,6 +63,10 @@ lanes! {
     fn load_f16(from: *const u16) -> Self =
         _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
         _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
+    /// `COUNT` signed bytes, widened.
+    fn load_i8(from: *const i8) -> Self =
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))),
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())));
     /// Writes `COUNT` numbers.
     fn store(to: *mut f32, x: Self) -> () = _mm256_storeu_ps(to, x), _mm512_storeu_ps(to, x);
 

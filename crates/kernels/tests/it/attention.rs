@@ -88,10 +88,25 @@ fn bits_are_the_references_on_every_instruction_set_and_tiling() {
     let huge = |seed: u64, length: usize| random(seed, length, if seed == 2 { 3e38 } else { 1e9 });
     let tiny = |seed: u64, length: usize| random(seed, length, if seed == 2 { 1e-38 } else { 1e-3 });
     let spread = |seed: u64, length: usize| random(seed, length, if seed == 2 { 1e-30 } else { 12.0 });
+    // The largest that q8_0 has a scale for, and such as give a scale of few digits or none.
+    let scales = |seed: u64, length: usize| {
+        let spreads = if seed == 3 { [1e-7; 3] } else { [8.3e6, 1e-5, 1e-6] };
+        let mut numbers = random(seed, length, 1.0);
+        for (i, number) in numbers.iter_mut().enumerate() {
+            *number *= spreads[i / 32 % 3];
+        }
+        numbers
+    };
     let plain = |seed: u64, length: usize| random(seed, length, 1.0);
     type Numbers<'a> = (&'a str, &'a dyn Fn(u64, usize) -> Vec<f32>);
-    let all: [Numbers<'_>; 5] =
-        [("plain", &plain), ("adversarial", &adversarial), ("huge", &huge), ("tiny", &tiny), ("spread", &spread)];
+    let all: [Numbers<'_>; 6] = [
+        ("plain", &plain),
+        ("adversarial", &adversarial),
+        ("huge", &huge),
+        ("tiny", &tiny),
+        ("spread", &spread),
+        ("scales", &scales),
+    ];
 
     let shapes = [
         shape(1, 1, 16, 16, None),
@@ -112,7 +127,7 @@ fn bits_are_the_references_on_every_instruction_set_and_tiling() {
         with_sinks(capped(1e4, shape(6, 3, 33, 71, Some(1)))),
     ];
     for shape in shapes {
-        for kv_type in [KvType::F32, KvType::F16] {
+        for kv_type in KvType::ALL {
             for (name, numbers) in all {
                 let sequence = Sequence::new(kv_type, shape.clone(), 200, numbers);
                 // Around the edges of blocks and windows, in and out of order.
@@ -185,7 +200,7 @@ fn near_the_exact_values() {
 fn values_are_rounded_when_they_are_written() {
     // One key: the output is its value, as the cache holds it.
     let shape = shape(1, 1, 1, 1, None);
-    for (kv_type, expected) in [(KvType::F32, 0.1f32), (KvType::F16, 0.099_975_586)] {
+    for (kv_type, expected) in [(KvType::F32, 0.1f32), (KvType::F16, 0.099_975_586), (KvType::Q8_0, 0.099_981_785)] {
         let sequence = Sequence::new(kv_type, shape.clone(), 1, |_, length| vec![0.1; length]);
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             assert_eq!(sequence.attend(isa, &[0], 1), [expected], "{isa} {kv_type}");

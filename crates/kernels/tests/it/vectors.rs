@@ -1,14 +1,44 @@
 //! The test vectors of `docs/numerics.md`: the contract's bits, pinned. They change with its id or not at all.
 
-use crate::numbers::available;
+use crate::numbers::{assert_bits, available};
 use freehold_kernels::{
-    AttentionRow, AttentionScratch, AttentionShape, Gate, Isa, KvLayer, KvShape, KvType, RopeFrequencies, RopeScaling,
-    RopeStyle, RopeTable, RouteShare, VectorKernels, math, route,
+    AttentionRow, AttentionScratch, AttentionShape, Gate, Isa, KV_BLOCK, KvLayer, KvShape, KvType, RopeFrequencies,
+    RopeScaling, RopeStyle, RopeTable, RouteShare, VectorKernels, math, route,
 };
 
 /// `((i · 2654435761) mod 65536) / 32768 − 1` for i from `first` on.
 fn sequence(first: u64, length: u64) -> Vec<f32> {
     (first..first + length).map(|i| (i * 2_654_435_761 % 65_536) as f32 / 32_768.0 - 1.0).collect()
+}
+
+/// Three heads of `dim` on one kv head, at `position`, with the numbers that the document names.
+fn attend(
+    kernels: &VectorKernels,
+    kv_type: KvType,
+    dim: usize,
+    position: usize,
+    softcap: Option<f32>,
+    sinks: Option<Vec<f32>>,
+) -> Vec<f32> {
+    let mut layer = KvLayer::new(KvShape { kv_type, kv_heads: 1, k_dim: dim, v_dim: dim }, 3).unwrap();
+    for position in 0..=position {
+        let first = (dim * position) as u64;
+        let (k, v) = (sequence(first, dim as u64), sequence(first + 5_000, dim as u64));
+        layer.write((position / KV_BLOCK) as u32, position % KV_BLOCK, &k, &v);
+    }
+    let shape =
+        AttentionShape { heads: 3, kv_heads: 1, k_dim: dim, v_dim: dim, scale: 0.25, window: None, softcap, sinks };
+    let q: Vec<f32> = sequence(20_000, 3 * dim as u64).iter().map(|q| 4.0 * q).collect();
+    let mut out = vec![0.0; 3 * dim];
+    let row = AttentionRow { q: &q, position };
+    kernels.attend(&layer, &shape, 0, &[row], &[0, 1, 2], &mut out, &mut AttentionScratch::default());
+    out
+}
+
+/// Numbers that `scripts/kv_q8_0.py` worked out.
+fn worked_out(name: &str) -> Vec<f32> {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../data/kv_q8_0_golden.json")).unwrap();
+    golden[name].as_array().unwrap().iter().map(|bits| f32::from_bits(bits.as_u64().unwrap() as u32)).collect()
 }
 
 #[test]
@@ -89,39 +119,26 @@ fn the_documents_vectors() {
             frequencies.inverse().iter().copied().chain([frequencies.attention_factor()]).collect(),
         ));
 
-        let shape = AttentionShape {
-            heads: 3,
-            kv_heads: 1,
-            k_dim: 8,
-            v_dim: 8,
-            scale: 0.25,
-            window: None,
-            softcap: None,
-            sinks: None,
-        };
-        let mut layer = KvLayer::new(KvShape { kv_type: KvType::F16, kv_heads: 1, k_dim: 8, v_dim: 8 }, 3).unwrap();
-        for position in 0..130 {
-            layer.write(
-                position / 64,
-                position as usize % 64,
-                &sequence(8 * u64::from(position), 8),
-                &sequence(8 * u64::from(position) + 5_000, 8),
-            );
-        }
-        let q: Vec<f32> = sequence(20_000, 24).iter().map(|q| 4.0 * q).collect();
-        let mut out = vec![0.0; 24];
-        let row = AttentionRow { q: &q, position: 129 };
-        kernels.attend(&layer, &shape, 0, &[row], &[0, 1, 2], &mut out, &mut AttentionScratch::default());
+        let out = attend(&kernels, KvType::F16, 8, 129, None, None);
         vectors.push((
             "attention at position 129, 3 heads of 8 on one kv head, scale 0.25, f16, q = 4·x(20000, 24), key and value of position p x(8p, 8) and x(8p + 5000, 8): elements 0, 11, 23",
             vec![out[0], out[11], out[23]],
         ));
-        let shape = AttentionShape { softcap: Some(2.0), sinks: Some(vec![0.5, -1.0, 3.0]), ..shape };
-        kernels.attend(&layer, &shape, 0, &[row], &[0, 1, 2], &mut out, &mut AttentionScratch::default());
+        let out = attend(&kernels, KvType::F16, 8, 129, Some(2.0), Some(vec![0.5, -1.0, 3.0]));
         vectors.push((
             "the same with scores capped at 2 and sinks 0.5, −1, 3: elements 0, 11, 23",
             vec![out[0], out[11], out[23]],
         ));
+        let out = attend(&kernels, KvType::Q8_0, 40, 129, None, None);
+        assert_bits("kv_q8_0.py", &out, &worked_out("attention"));
+        vectors.push((
+            "attention at position 129, 3 heads of 40 on one kv head, scale 0.25, q8_0, q = 4·x(20000, 120), key and value of position p x(40p, 40) and x(40p + 5000, 40): elements 0, 39, 119",
+            vec![out[0], out[39], out[119]],
+        ));
+        // The only key has all the weight.
+        let out = attend(&kernels, KvType::Q8_0, 40, 0, None, None);
+        assert_bits("kv_q8_0.py", &out[..40], &worked_out("head of x(5000, 40)"));
+        vectors.push(("the value x(5000, 40) in q8_0: elements 0, 31, 39", vec![out[0], out[31], out[39]]));
         for (name, values) in vectors {
             let bits: Vec<String> = values.iter().map(|value| format!("`0x{:08x}`", value.to_bits())).collect();
             let line = format!("| {name} | {} |", bits.join(" "));

@@ -95,17 +95,24 @@ fn logits_are_those_of_transformers() {
     for name in GOLDENS {
         let golden = golden(name);
         let model = Model::load(&golden.checkpoint, &compute, &mut |_| {}).unwrap();
-        let found = logits(&model, &compute, KvType::F32, &golden.tokens, usize::MAX);
         let largest = golden.logits.iter().flatten().fold(0.0f32, |largest, logit| largest.max(logit.abs()));
-        for (position, (found, expected)) in found.chunks(model.config().vocabulary).zip(&golden.logits).enumerate() {
-            for (found, expected) in found.iter().zip(expected) {
-                assert!(
-                    (found - expected).abs() <= 1e-4 * largest,
-                    "{name}, position {position}: {found} for {expected}"
-                );
+        // What q8_0 holds is off by up to a 254th of the largest of its group. Where that is enough for a router between
+        // two experts to choose the other, the logits are another model's.
+        let has_router = ["gpt_oss", "mixtral"].contains(&name) || name.contains("moe");
+        let kv_types = [(KvType::F32, 1e-4), (KvType::Q8_0, 0.025)];
+        for (kv_type, tolerance) in kv_types.into_iter().take(if has_router { 1 } else { 2 }) {
+            let found = logits(&model, &compute, kv_type, &golden.tokens, usize::MAX);
+            let rows = found.chunks(model.config().vocabulary);
+            for (position, (found, expected)) in rows.zip(&golden.logits).enumerate() {
+                for (found, expected) in found.iter().zip(expected) {
+                    assert!(
+                        (found - expected).abs() <= tolerance * largest,
+                        "{name}, kv {kv_type}, position {position}: {found} for {expected}"
+                    );
+                }
             }
+            assert_eq!(found.len(), golden.logits.len() * model.config().vocabulary);
         }
-        assert_eq!(found.len(), golden.logits.len() * model.config().vocabulary);
     }
 }
 
@@ -201,7 +208,7 @@ fn one_digest_over_instruction_sets_threads_and_chunks() {
         let model = Model::load(&checkpoint, &loading, &mut |_| {}).unwrap();
         let vocabulary = model.config().vocabulary as u32;
         let tokens: Vec<u32> = (0..150).map(|i| (i * i * 7 + i * 3 + 1) % vocabulary).collect();
-        for kv_type in [KvType::F16, KvType::F32] {
+        for kv_type in KvType::ALL {
             let mut expected = None;
             for isa in available() {
                 for threads in [1, 2, 4] {
