@@ -82,6 +82,15 @@ impl Checkpoint {
         }
     }
 
+    /// Gives the memory that bytes of a tensor take back to the system, once they have been used. They may be read again.
+    pub fn release(&self, bytes: &[u8]) {
+        let files = match self {
+            Self::Gguf(gguf) => gguf.files(),
+            Self::HuggingFace(folder) => folder.weights().files(),
+        };
+        files.iter().for_each(|file| file.release(bytes));
+    }
+
     /// The chat template, if the model has one.
     ///
     /// # Errors

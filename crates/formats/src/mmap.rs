@@ -1,6 +1,8 @@
 //! A file's bytes without reading the file.
 
 use crate::error::{Error, Result};
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Deref;
@@ -41,6 +43,21 @@ impl Mmap {
         #[allow(unsafe_code, reason = "the one memory map of the product")]
         let mapping = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
         Ok(Self(Arc::new(Backing::File(mapping))))
+    }
+
+    /// Gives the memory that `part` of these bytes takes back to the system. What is read again later comes from the file
+    /// again: nothing changes but memory and time. Other bytes than these, and those of a buffer, stay as they are.
+    pub(crate) fn release(&self, part: &[u8]) {
+        let Backing::File(mapping) = &*self.0 else { return };
+        let offset = part.as_ptr().addr().wrapping_sub(mapping.as_ptr().addr());
+        if offset.checked_add(part.len()).is_none_or(|end| end > mapping.len()) {
+            return;
+        }
+        // SAFETY: the mapping is of a file and nobody writes to it, so its pages show the same bytes when they come back.
+        // The range, widened to whole pages, is inside it.
+        #[cfg(unix)]
+        #[allow(unsafe_code, reason = "of the one memory map of the product")]
+        let _only_advice = unsafe { mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, part.len()) };
     }
 }
 

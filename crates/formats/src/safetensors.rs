@@ -96,6 +96,11 @@ impl Safetensors {
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         Some(self.tensors.view(self.tensors.find(name)?, &self.files))
     }
+
+    /// The files that hold the tensors.
+    pub(crate) fn files(&self) -> &[Mmap] {
+        &self.files
+    }
 }
 
 fn in_shard(shard: &str, error: Error) -> Error {

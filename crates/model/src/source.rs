@@ -334,7 +334,10 @@ impl<'a> Source<'a> {
         cols: usize,
         bytes: &[u8],
     ) -> Result<Matrix, Error> {
-        Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute.pool()).map_err(|source| unusable(tensor, source))
+        let packed = Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute.pool());
+        // The file's pages need not stay beside the matrix: other parts of the tensor fault theirs in when they are packed.
+        self.checkpoint.release(tensor.bytes);
+        packed.map_err(|source| unusable(tensor, source))
     }
 
     /// Packs a matrix that a tensor of experts, [experts, `cols`, n], holds turned over: its rows are the n columns of

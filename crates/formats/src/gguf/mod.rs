@@ -94,6 +94,11 @@ impl Gguf {
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         Some(self.tensors.view(self.tensors.find(name)?, &self.files))
     }
+
+    /// The files that hold the tensors.
+    pub(crate) fn files(&self) -> &[Mmap] {
+        &self.files
+    }
 }
 
 fn read_header(file: &[u8], cursor: &mut Cursor<'_>) -> Result<(u32, usize, usize)> {
