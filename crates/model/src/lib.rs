@@ -11,14 +11,16 @@ mod conversion;
 mod decoder;
 mod error;
 mod experts;
+mod mix;
 mod notes;
 mod parameters;
 mod source;
 
 pub use blocks::Workspace;
 pub use config::Config;
-pub use conversion::Conversion;
+pub use conversion::{Conversion, Encoding};
 pub use error::Error;
+pub use mix::Mix;
 
 use blocks::Step;
 use decoder::Decoder;

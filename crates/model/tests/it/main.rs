@@ -2,4 +2,5 @@
 
 mod conversion;
 mod golden;
+mod quantization;
 mod refusals;
