@@ -18,6 +18,8 @@ enum Task {
     ParityHub(parity::Options),
     /// Converts folders and loads them by llama.cpp: the same logits and tokens.
     ParityConvert(parity::ConvertOptions),
+    /// Quantises as llama.cpp does: the same type for each tensor, and a perplexity that is no worse.
+    ParityQuantize(parity::QuantizeOptions),
     /// Speed, against peers in the same run.
     #[command(subcommand)]
     Bench(Bench),
@@ -38,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         Task::Conformance(options) => options.run(),
         Task::ParityHub(options) => options.run(),
         Task::ParityConvert(options) => options.run(),
+        Task::ParityQuantize(options) => options.run(),
         Task::Bench(Bench::Engine(options)) => options.run(),
         Task::Bench(Bench::Worker(options)) => options.run(),
     }

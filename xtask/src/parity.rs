@@ -1,17 +1,19 @@
 //! `cargo xtask parity-hub`: the same repositories through the Python package `huggingface_hub` and through the built
 //! program, from one server on this machine; files, bytes and refusals must agree. And `cargo xtask parity-convert`: folders
-//! that the built program converts, loaded by llama.cpp; logits and tokens must agree.
+//! that the built program converts, loaded by llama.cpp; logits and tokens must agree. And `cargo xtask parity-quantize`:
+//! files that both quantise; types must agree, and the built program's perplexity be no worse.
 
 use crate::conformance::build;
 use crate::tidy;
 use anyhow::{Context as _, Result, ensure};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
 const HUB_SCRIPT: &str = include_str!("../scripts/parity_hub.py");
 const CONVERT_SCRIPT: &str = include_str!("../scripts/parity_convert.py");
+const QUANTIZE_SCRIPT: &str = include_str!("../scripts/parity_quantize.py");
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -29,6 +31,16 @@ pub(crate) struct ConvertOptions {
     options: Options,
     /// Files `tokenizer.json` to be tried too, each with the `tokenizer_config.json` beside it.
     tokenizers: Vec<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct QuantizeOptions {
+    #[command(flatten)]
+    options: Options,
+    /// A GGUF file in F16.
+    model: PathBuf,
+    /// The text that perplexity is of.
+    text: PathBuf,
 }
 
 impl Options {
@@ -57,6 +69,14 @@ impl ConvertOptions {
         let own: [OsString; 2] = [tidy::root().join("tests/data").into(), scratch.path().into()];
         let tokenizers = self.tokenizers.iter().map(|path| path.clone().into_os_string());
         self.options.run_script(CONVERT_SCRIPT, own.into_iter().chain(tokenizers).collect())
+    }
+}
+
+impl QuantizeOptions {
+    pub(crate) fn run(&self) -> Result<()> {
+        let scratch = scratch()?;
+        let arguments = [scratch.path(), &self.model, &self.text].map(|path: &Path| path.as_os_str().to_owned());
+        self.options.run_script(QUANTIZE_SCRIPT, arguments.into())
     }
 }
 

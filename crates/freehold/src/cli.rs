@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Scrub(commands::scrub::Options),
     /// Write a model in Hugging Face's form as one GGUF file.
     Convert(commands::convert::Options),
+    /// Write a model as a smaller GGUF file, its matrices in few bits.
+    Quantize(commands::quantize::Options),
     /// The key that the HTTP server asks for.
     #[command(subcommand)]
     Key(commands::key::Command),

@@ -57,6 +57,17 @@ pub enum Error {
     /// There is nothing to convert.
     #[error("the model is a GGUF file already")]
     IsGguf,
+    /// What is quantised already would lose twice.
+    #[error(
+        "the tensor `{name}` is {dtype} already: quantising it again adds the second rounding's error to the first's. Take the \
+         model in a float type, or give --requantize"
+    )]
+    AlreadyQuantized {
+        /// The tensor.
+        name: String,
+        /// Its encoding.
+        dtype: Dtype,
+    },
     /// A number cannot be written as it was asked.
     #[error("the tensor `{name}` holds {number}, which is beyond {dtype}: choose another type")]
     TooLarge {

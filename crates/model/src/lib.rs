@@ -12,15 +12,17 @@ mod cost;
 mod decoder;
 mod error;
 mod experts;
+mod mix;
 mod notes;
 mod parameters;
 mod source;
 
 pub use blocks::Workspace;
 pub use config::Config;
-pub use conversion::Conversion;
+pub use conversion::{Conversion, Encoding};
 pub use cost::Cost;
 pub use error::Error;
+pub use mix::Mix;
 
 use blocks::Step;
 use decoder::Decoder;

@@ -4,6 +4,7 @@
 //! to be written, it notes what it has read under the first; so there is one table of names, and what is written is what
 //! is read.
 
+use crate::mix::is_block;
 use freehold_base::Dtype;
 use freehold_formats::{TensorView, Value};
 
@@ -26,6 +27,8 @@ pub(crate) struct NotedTensor<'a> {
 pub(crate) enum Numbers<'a> {
     /// From tensors of the checkpoint, one slab after the other.
     Slabs(Vec<Slab<'a>>),
+    /// A tensor of a GGUF file, as it stands.
+    Whole(TensorView<'a>),
     /// They have been worked out.
     Given(Vec<f32>),
 }
@@ -95,6 +98,7 @@ impl NotedTensor<'_> {
     pub(crate) fn has_dtype(&self, dtype: Dtype) -> bool {
         match &self.numbers {
             Numbers::Slabs(slabs) => slabs.iter().all(|slab| slab.tensor.dtype == dtype),
+            Numbers::Whole(tensor) => tensor.dtype == dtype,
             Numbers::Given(_) => dtype == Dtype::F32,
         }
     }
@@ -107,7 +111,16 @@ impl NotedTensor<'_> {
                 let own = slabs.first().map(|slab| slab.tensor.dtype).filter(|&dtype| self.has_dtype(dtype));
                 matrices.or(own).unwrap_or(Dtype::F32)
             }
+            Numbers::Whole(tensor) => tensor.dtype,
             _ => Dtype::F32,
+        }
+    }
+
+    /// How it is encoded now where that is in blocks.
+    pub(crate) fn quantized(&self) -> Option<Dtype> {
+        match &self.numbers {
+            Numbers::Whole(tensor) => Some(tensor.dtype).filter(|&dtype| is_block(dtype)),
+            _ => None,
         }
     }
 }

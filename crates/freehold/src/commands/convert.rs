@@ -10,7 +10,7 @@ use freehold_base::units::format_bytes;
 use freehold_engine::evaluate;
 use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, KvType};
-use freehold_model::{Conversion, Error, Model};
+use freehold_model::{Conversion, Encoding, Error, Model};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -51,12 +51,12 @@ enum Type {
 }
 
 impl Type {
-    fn dtype(self) -> Option<Dtype> {
+    fn encoding(self) -> Encoding {
         match self {
-            Self::Source => None,
-            Self::F32 => Some(Dtype::F32),
-            Self::F16 => Some(Dtype::F16),
-            Self::Bf16 => Some(Dtype::BF16),
+            Self::Source => Encoding::Source,
+            Self::F32 => Encoding::Float(Dtype::F32),
+            Self::F16 => Encoding::Float(Dtype::F16),
+            Self::Bf16 => Encoding::Float(Dtype::BF16),
         }
     }
 }
@@ -65,16 +65,12 @@ impl Options {
     pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
         let (name, checkpoint) = open(home, &self.source)?;
         let output = self.output.unwrap_or_else(|| PathBuf::from(format!("{}.gguf", name.replace([':', '/'], "-"))));
-        if !self.force && output.exists() {
-            let text =
-                format!("{} is there already: give another OUTPUT, or --force to write over it", output.display());
-            return Err(UsageError(text).into());
-        }
+        refuse_to_overwrite(&output, self.force)?;
         let compute = self.compute.start()?;
         let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
         let bar = output::byte_bar(total, format!("Checking {name}"));
         let mut progress = |bytes| bar.inc(bytes);
-        let conversion = Conversion::new(&checkpoint, &name, self.r#type.dtype(), &compute, &mut progress)?;
+        let conversion = Conversion::new(&checkpoint, &name, self.r#type.encoding(), &compute, &mut progress)?;
         bar.finish_and_clear();
 
         let file = Partial::write(&conversion, &output)?;
@@ -95,26 +91,35 @@ impl Options {
     }
 }
 
-/// A folder of this machine, else a model of the store; with its name.
-fn open(home: &Home, source: &str) -> Result<(String, Checkpoint)> {
-    let folder = Path::new(source);
-    if !folder.is_dir() {
+/// Refuses to write over a file without `--force`.
+pub(crate) fn refuse_to_overwrite(output: &Path, force: bool) -> Result<()> {
+    if !force && output.exists() {
+        let text = format!("{} is there already: give another OUTPUT, or --force to write over it", output.display());
+        return Err(UsageError(text).into());
+    }
+    Ok(())
+}
+
+/// A folder or a file of this machine, else a model of the store; with its name.
+pub(crate) fn open(home: &Home, source: &str) -> Result<(String, Checkpoint)> {
+    let path = Path::new(source);
+    if !path.exists() {
         let opened = models::open(home, Some(source))?;
         return Ok((opened.label(), opened.checkpoint));
     }
-    let whole = folder.canonicalize().with_context(|| format!("{source} cannot be opened"))?;
+    let whole = path.canonicalize().with_context(|| format!("{source} cannot be opened"))?;
     let name = whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-    Ok((name, Checkpoint::open(folder)?))
+    Ok((name, Checkpoint::open(path)?))
 }
 
 /// The file while it is being written, beside where it will be; it goes unless it is published.
-struct Partial {
+pub(crate) struct Partial {
     path: PathBuf,
     is_published: bool,
 }
 
 impl Partial {
-    fn write(conversion: &Conversion<'_>, output: &Path) -> Result<Self> {
+    pub(crate) fn write(conversion: &Conversion<'_>, output: &Path) -> Result<Self> {
         let mut path = output.as_os_str().to_owned();
         path.push(".partial");
         let partial = Self { path: path.into(), is_published: false };
@@ -140,7 +145,7 @@ impl Partial {
         }
     }
 
-    fn publish(mut self, output: &Path) -> Result<()> {
+    pub(crate) fn publish(mut self, output: &Path) -> Result<()> {
         fs::rename(&self.path, output).with_context(|| format!("{} cannot be written", output.display()))?;
         self.is_published = true;
         Ok(())

@@ -10,6 +10,7 @@ pub(crate) mod logits;
 pub(crate) mod perplexity;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod quantize;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod scrub;
@@ -36,6 +37,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Scrub(options) => options.run(&home()?, cli.json),
         Command::Key(command) => command.run(&home()?, cli.json),
         Command::Convert(options) => options.run(&home()?, cli.json),
+        Command::Quantize(options) => options.run(&home()?, cli.json),
         Command::Tokenize(options) => options.run(&home()?, cli.json),
         Command::Logits(options) => options.run(&home()?, cli.json),
         Command::Perplexity(options) => options.run(&home()?, cli.json),

@@ -5,4 +5,5 @@ mod convert;
 mod errors;
 mod interrupted;
 mod program;
+mod quantize;
 mod serve;

@@ -3,5 +3,6 @@
 mod attention;
 mod matmul;
 mod numbers;
+mod quantize;
 mod vector;
 mod vectors;

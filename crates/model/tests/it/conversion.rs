@@ -5,7 +5,7 @@ use crate::golden::{GOLDENS, digest, golden, logits};
 use freehold_base::Dtype;
 use freehold_formats::{Checkpoint, Gguf, Value};
 use freehold_kernels::{Compute, Isa, KvType};
-use freehold_model::{Conversion, Error, Model};
+use freehold_model::{Conversion, Encoding, Error, Model};
 use serde_json::{Map, Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,11 +14,15 @@ fn compute() -> Compute {
     Compute::new(Isa::best(), 2).unwrap()
 }
 
+fn encoding(dtype: Option<Dtype>) -> Encoding {
+    dtype.map_or(Encoding::Source, Encoding::Float)
+}
+
 /// The file that a checkpoint becomes.
 fn converted(checkpoint: &Checkpoint, dtype: Option<Dtype>) -> Result<Gguf, Error> {
     let (compute, mut file, mut written) = (compute(), Vec::new(), 0);
     let mut ignored = |_| {};
-    let conversion = Conversion::new(checkpoint, "golden", dtype, &compute, &mut ignored)?;
+    let conversion = Conversion::new(checkpoint, "golden", encoding(dtype), &compute, &mut ignored)?;
     conversion.write(&mut file, &mut |bytes| written += bytes)?;
     assert_eq!(file.len() as u64, conversion.size_bytes());
     let gguf = Gguf::from_bytes(file)?;
@@ -150,7 +154,8 @@ fn types_are_kept_or_changed_as_asked() {
                 assert_eq!(tensor.dtype, expected, "{name}: {} as {asked:?}", tensor.name);
             }
             let mut ignored = |_| {};
-            let keeps = Conversion::new(&checkpoint, name, asked, &compute, &mut ignored).unwrap().keeps_bits();
+            let keeps = Conversion::new(&checkpoint, name, encoding(asked), &compute, &mut ignored);
+            let keeps = keeps.unwrap().keeps_bits();
             // Routers become F32.
             let has_router = gguf.tensors().any(|tensor| tensor.name.contains("ffn_gate_inp"));
             assert_eq!(keeps, asked.is_none_or(|asked| asked == own) && (own == Dtype::F32 || !has_router), "{name}");

@@ -3,4 +3,5 @@
 mod conversion;
 mod cost;
 mod golden;
+mod quantization;
 mod refusals;
