@@ -220,14 +220,20 @@ struct Walk<'s, 'a, 'b> {
 }
 
 impl Walk<'_, '_, '_> {
+    fn pay(&mut self, looks: u64) -> Result<(), Error> {
+        let paid = self.looks / LOOKS_PER_FUEL;
+        self.looks = self.looks.saturating_add(looks);
+        match self.looks / LOOKS_PER_FUEL - paid {
+            0 => Ok(()),
+            fuel => self.state.consume_fuel(fuel),
+        }
+    }
+
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > DEPTH_MAX {
             return Err(refused(format!("a value is nested more than {DEPTH_MAX} levels deep")));
         }
-        self.looks += 1;
-        if self.looks.is_multiple_of(LOOKS_PER_FUEL) {
-            self.state.consume_fuel(1)?;
-        }
+        self.pay(1)?;
         let Some(object) = value.as_object() else { return Ok(()) };
         if value.downcast_object_ref::<Generator>().is_some() {
             return Ok(());
@@ -247,7 +253,10 @@ impl Walk<'_, '_, '_> {
                 }
                 for key in value.try_iter()?.checked() {
                     let key = key?;
+                    let before = self.looks;
                     self.value(&key, depth + 1)?;
+                    // To find the key, all of it is hashed and compared, and what it has inside as a key once more.
+                    self.pay((self.looks - before).saturating_mul(2))?;
                     self.value(&value.get_item(&key)?, depth + 1)?;
                 }
             }
