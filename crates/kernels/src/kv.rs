@@ -374,7 +374,7 @@ mod tests {
         let golden: serde_json::Value =
             serde_json::from_str(include_str!("../tests/data/kv_q8_0_golden.json")).unwrap();
         for case in golden["groups"].as_array().unwrap() {
-            let bits = |name: &str| case[name].as_array().unwrap().iter().map(|bits| bits.as_u64());
+            let bits = |name: &str| case[name].as_array().unwrap().iter().map(serde_json::Value::as_u64);
             let group: Vec<f32> = bits("numbers").map(|bits| f32::from_bits(bits.unwrap() as u32)).collect();
             let dim = KV_GROUP + group.len();
             let shape = KvShape { kv_type: KvType::Q8_0, kv_heads: 2, k_dim: dim, v_dim: dim };
