@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Prompt tokens and guesses that one step takes up, over all requests: enough to fill the kernels, few enough that a long
 /// prompt does not keep others from their next token for long.
-const PROMPT_TOKENS_PER_STEP: usize = 512;
+pub(crate) const PROMPT_TOKENS_PER_STEP: usize = 512;
 
 /// One request under way.
 struct Sequence {

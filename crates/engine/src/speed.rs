@@ -1,5 +1,6 @@
 //! How fast a machine is, and a model on it. Nothing here goes into a result; benchmarks show it.
 
+use crate::batch::PROMPT_TOKENS_PER_STEP;
 use freehold_base::{Dtype, random};
 use freehold_kernels::{ActivationKind, Activations, Compute, KV_BLOCK, KvType, Matrix, MatrixError, Pool, Product};
 use freehold_model::{Cache, Chunk, Error, LogitRows, Model, Workspace};
@@ -11,9 +12,6 @@ use std::time::{Duration, Instant};
 const TOKENS: usize = 64;
 const INPUTS: usize = 1024;
 const OUTPUTS: usize = 1024;
-
-/// Tokens of a prompt that are fed together, as the engine does.
-const CHUNK: usize = 512;
 
 /// How long a rate is measured; its fastest pass counts, for other programs only ever slow one down.
 const MEASURED: Duration = Duration::from_millis(250);
@@ -109,11 +107,11 @@ impl<'a> Trial<'a> {
         Ok(Self { blocks: (0..blocks).collect(), steps })
     }
 
-    /// How long a prompt takes, up to the logits of its last token.
+    /// How long a prompt takes, up to the logits of its last token, in steps like the engine's.
     pub fn prefill(&mut self, tokens: &[u32]) -> Duration {
         let began = Instant::now();
-        for (index, part) in tokens.chunks(CHUNK).enumerate() {
-            let start = index * CHUNK;
+        for (index, part) in tokens.chunks(PROMPT_TOKENS_PER_STEP).enumerate() {
+            let start = index * PROMPT_TOKENS_PER_STEP;
             let logits = if start + part.len() < tokens.len() { LogitRows::None } else { LogitRows::Last };
             self.steps.forward(&[Chunk { tokens: part, start, blocks: &self.blocks, logits }]);
         }

@@ -36,6 +36,7 @@ impl Options {
         let began = Instant::now();
         let compute = Compute::new(self.isa, self.threads)?;
         let model = Model::load(&Checkpoint::open(&self.model)?, &compute, &mut |_| {})?;
+        let weight_bytes = model.cost(1, 1).weight_bytes;
         let mut blocks = CONTEXT.div_ceil(KV_BLOCK);
         let mut trial = Trial::new(&model, &compute, KvType::F16, blocks as u32)?;
         trial.prefill(&first.tokens);
@@ -56,11 +57,8 @@ impl Options {
                     trial.streams(&sequences).as_secs_f64()
                 }
                 "peak" => peak_bytes()?,
-                "read-rate" => {
-                    let words = model.cost(1, 1).weight_bytes as usize / size_of::<u64>();
-                    speed::read_rate(compute.pool(), &vec![1; words], 1)
-                }
-                "weight-bytes" => model.cost(1, 1).weight_bytes as f64,
+                "read-rate" => speed::read_rate(compute.pool(), &vec![1; weight_bytes as usize / size_of::<u64>()], 1),
+                "weight-bytes" => weight_bytes as f64,
                 _ => bail!("no question: {name}"),
             };
             println!("{answer}");

@@ -36,7 +36,8 @@ struct Told {
 /// Fails unless all schedules tell the requests the same; prints the digest.
 pub(super) fn check(model: &Path, text: &str) -> Result<()> {
     let checkpoint = Checkpoint::open(model)?;
-    let requests = requests(&TextModel::open(&checkpoint)?, text)?;
+    let text_model = TextModel::open(&checkpoint)?;
+    let requests = requests(&text_model, text)?;
     let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Reference).collect();
     // Alone and computed anew comes first: all others are held to it.
     let alone = Schedule { isa: Isa::best(), threads: 1, batch: 1, draft_max: 0, shares: false };
@@ -53,7 +54,6 @@ pub(super) fn check(model: &Path, text: &str) -> Result<()> {
     for Schedule { isa, threads, batch, draft_max, shares } in schedules {
         let compute = Compute::new(isa, threads)?;
         let weights = Model::load(&checkpoint, &compute, &mut |_| {})?;
-        let text_model = TextModel::open(&checkpoint)?;
         let options = EngineOptions { batch, draft_max, ..EngineOptions::default() };
         let engine = Engine::start(weights, text_model.tokenizer().clone(), compute, options)?;
         for &cache in if shares { &["cold cache", "warm cache"][..] } else { &["nothing shared"] } {

@@ -199,10 +199,7 @@ fn report(conversion: &Conversion<'_>, output: &Path, difference: Option<f32>, j
             "size_bytes": conversion.size_bytes(),
             "architecture": architecture,
             "tokenizer": tokenizer,
-            "tensors": types
-                .iter()
-                .map(|(dtype, count, bytes)| json!({ "dtype": dtype, "count": count, "bytes": bytes }))
-                .collect::<Vec<_>>(),
+            "tensors": show::types_as_json(&types),
             "keeps_bits": conversion.keeps_bits(),
             "difference": difference,
         }));

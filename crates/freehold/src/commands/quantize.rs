@@ -75,10 +75,7 @@ fn report(conversion: &Conversion<'_>, output: &Path, source_bytes: u64, bits: f
             "size_bytes": conversion.size_bytes(),
             "source_tensor_bytes": source_bytes,
             "bits_per_weight": bits,
-            "tensors": types
-                .iter()
-                .map(|(dtype, count, bytes)| json!({ "dtype": dtype, "count": count, "bytes": bytes }))
-                .collect::<Vec<_>>(),
+            "tensors": show::types_as_json(&types),
         }));
     }
     let size = format_bytes(conversion.size_bytes());

@@ -136,6 +136,11 @@ pub(crate) fn described(types: &[(String, usize, u64)]) -> String {
     described.collect::<Vec<_>>().join(", ")
 }
 
+/// The same for programs.
+pub(crate) fn types_as_json(types: &[(String, usize, u64)]) -> Value {
+    types.iter().map(|(name, count, bytes)| json!({ "dtype": name, "count": count, "bytes": bytes })).collect()
+}
+
 /// The model's metadata or configuration, with long lists shown by their length.
 fn parameters(checkpoint: &Checkpoint) -> Map<String, Value> {
     match checkpoint {

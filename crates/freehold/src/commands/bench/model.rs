@@ -112,12 +112,13 @@ impl Workload {
         }
 
         let bar = output::count_bar((2 + self.depths.len() + self.streams.len()) as u64, "Measuring".to_owned());
-        let limits = Limits::measure(&compute, &model.cost(1, 1))?;
+        let of_token = model.cost(1, 1);
+        let limits = Limits::measure(&compute, &of_token)?;
         bar.inc(1);
         let figures = self.measure(&model, &compute, options.kv, &limits, &|| bar.inc(1))?;
         bar.finish_and_clear();
 
-        let weight_bytes = model.cost(1, 1).weight_bytes;
+        let weight_bytes = of_token.weight_bytes;
         if json {
             let figure = |figure: &Figure| {
                 json!({
