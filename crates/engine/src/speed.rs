@@ -2,7 +2,9 @@
 
 use crate::batch::PROMPT_TOKENS_PER_STEP;
 use freehold_base::{Dtype, random};
-use freehold_kernels::{ActivationKind, Activations, Compute, KV_BLOCK, KvType, Matrix, MatrixError, Pool, Product};
+use freehold_kernels::{
+    ActivationKind, Activations, Compute, KV_BLOCK, KvType, Matrix, MatrixError, Pool, Product, Zeroed,
+};
 use freehold_model::{Cache, Chunk, Error, LogitRows, Model, Workspace};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -15,6 +17,14 @@ const OUTPUTS: usize = 1024;
 
 /// How long a rate is measured; its fastest pass counts, for other programs only ever slow one down.
 const MEASURED: Duration = Duration::from_millis(250);
+
+/// A buffer for [`read_rate`], on pages such as weights lie on; `None` where the system does not give the memory.
+pub fn read_buffer(compute: &Compute, bytes: usize) -> Option<Zeroed<u64>> {
+    let mut buffer = compute.zeroed(bytes / size_of::<u64>())?;
+    // Pages never written to are all one page of zeros.
+    buffer.as_mut_slice().fill(1);
+    Some(buffer)
+}
 
 /// Bytes that the threads read in a second, each going over its part of the buffer `passes` times.
 pub fn read_rate(pool: &Pool, buffer: &[u64], passes: usize) -> f64 {
@@ -38,7 +48,7 @@ pub fn product_rate(compute: &Compute, weights: Dtype) -> Result<f64, MatrixErro
     let numbers = OUTPUTS * INPUTS;
     // Zeros are weights of every type, and no kernel looks at values.
     let bytes = vec![0; numbers / block_numbers * block_bytes];
-    let matrix = Matrix::pack(weights, OUTPUTS, INPUTS, &bytes, compute.pool())?;
+    let matrix = Matrix::pack(weights, OUTPUTS, INPUTS, &bytes, compute)?;
     let inputs: Vec<f32> = (0..TOKENS * INPUTS).map(|index| (index % 7) as f32 - 3.0).collect();
     let mut activations = Activations::new();
     compute.prepare(ActivationKind::of(weights), &inputs, INPUTS, &mut activations);

@@ -208,7 +208,7 @@ fn products(ratios: &Ratios) {
         // Bytes that are finite whatever is read as a scale, and such as make no subnormal numbers: those are slow.
         let first = if dtype == Dtype::MXFP4 { 100 } else { 0 };
         let bytes: Vec<u8> = (0..n * k / block * block_bytes).map(|at| first + (at * 7 % 60) as u8).collect();
-        let matrix = Matrix::pack(dtype, n, k, &bytes, compute(Isa::Reference).pool()).expect("finite weights");
+        let matrix = Matrix::pack(dtype, n, k, &bytes, compute(Isa::Reference)).expect("finite weights");
         for m in [1, 64] {
             let x = numbers(m * k);
             let mut out = vec![0.0; m * n];

@@ -2,7 +2,8 @@
 //!
 //! Keys are taken in blocks of 64 positions from position 0. Per block: scores, their maximum, weights, their sum and the
 //! weighted values; then the blocks are merged in ascending order. Each query head of each token stands alone: how tokens
-//! are batched, chunked or tiled changes nothing.
+//! are batched, chunked or tiled changes nothing. Nor does who computes a block: it knows nothing of those before it until
+//! it is merged.
 
 use crate::kv::{BlockView, KV_BLOCK, KvLayer};
 use crate::math;
@@ -64,6 +65,13 @@ pub struct AttentionScratch {
     block_out: Vec<f32>,
 }
 
+/// What a query head has seen so far: the largest score, and the sum of weights against it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Seen {
+    pub(crate) max: f32,
+    pub(crate) sum: f32,
+}
+
 /// One kv head's attention, checked: what the functions of the table get.
 #[derive(Clone, Copy)]
 pub(crate) struct Attention<'a> {
@@ -72,6 +80,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) kv_head: usize,
     pub(crate) rows: &'a [AttentionRow<'a>],
     pub(crate) blocks: &'a [u32],
+    /// Only these blocks of the sequence, if not all: `(first, end)`.
+    part: Option<(usize, usize)>,
 }
 
 impl<'a> Attention<'a> {
@@ -100,7 +110,18 @@ impl<'a> Attention<'a> {
             assert!(row.position / KV_BLOCK < blocks.len(), "position {} of {} blocks", row.position, blocks.len());
         }
         assert!(blocks.iter().all(|&block| (block as usize) < layer.blocks()), "a block outside the cache");
-        Self { layer, shape, kv_head, rows, blocks }
+        Self { layer, shape, kv_head, rows, blocks, part: None }
+    }
+
+    /// The same with block `index` alone, which every row must see some of.
+    pub(crate) fn of_block(self, index: usize) -> Self {
+        Self { part: Some((index, index + 1)), ..self }
+    }
+
+    /// The blocks to go over for what `visible` names.
+    pub(crate) fn span(&self, visible: &Range<usize>) -> Range<usize> {
+        let (first, end) = self.part.unwrap_or((0, usize::MAX));
+        first.max(visible.start / KV_BLOCK)..end.min(visible.end.div_ceil(KV_BLOCK))
     }
 
     /// The query of head `head` of this kv head's group.
@@ -127,11 +148,9 @@ pub(crate) fn slots(visible: &Range<usize>, index: usize) -> Range<usize> {
     visible.start.clamp(start, start + KV_BLOCK) - start..visible.end.clamp(start, start + KV_BLOCK) - start
 }
 
-/// The weighted values of all blocks, whose largest score is `max` and whose weights have the sum `sum`, brought to
-/// their mean: the sink, where there is one, comes in as a last block without a value.
-#[inline]
-pub(crate) fn finish(out: &mut [f32], max: f32, sum: f32, sink: Option<f32>) {
-    let mut sum = sum;
+/// The weighted values of all blocks, brought to their mean: the sink, where there is one, comes in as a last block without
+/// a value.
+pub(crate) fn finish(out: &mut [f32], Seen { max, mut sum }: Seen, sink: Option<f32>) {
     if let Some(sink) = sink {
         let new_max = max.max(sink);
         let old = math::exp(max - new_max);
@@ -141,18 +160,17 @@ pub(crate) fn finish(out: &mut [f32], max: f32, sum: f32, sink: Option<f32>) {
     out.iter_mut().for_each(|out| *out /= sum);
 }
 
-/// The reference: every row and head by itself.
-pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut AttentionScratch) {
+/// The reference: every row and head by itself. `seen` is of the blocks merged, and so is `out`: see [`finish`].
+pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], seen: &mut [Seen], scratch: &mut AttentionScratch) {
     let (group, v_dim) = (attention.shape.group(), attention.shape.v_dim);
     scratch.block_out.resize(v_dim, 0.0);
     let block_out = &mut scratch.block_out[..v_dim];
-    for (unit, out) in out.chunks_exact_mut(v_dim).enumerate() {
+    for (unit, (out, seen)) in out.chunks_exact_mut(v_dim).zip(seen).enumerate() {
         let (row, head) = (unit / group, unit % group);
         let q = attention.query(row, head);
         let visible = attention.shape.visible(attention.rows[row].position);
-        // The largest score and the sum of weights of the blocks merged so far.
-        let mut merged: Option<(f32, f32)> = None;
-        for index in visible.start / KV_BLOCK..visible.end.div_ceil(KV_BLOCK) {
+        let span = attention.span(&visible);
+        for index in span.clone() {
             let (keys, values) = attention.block(index);
             let slots = slots(&visible, index);
             let mut weights = [0.0; KV_BLOCK];
@@ -175,23 +193,17 @@ pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], scratch: &mut A
                     *sum = weights[slot].mul_add(values.value(slot, d, v_dim), *sum);
                 }
             }
-            merged = Some(match merged {
-                None => {
-                    out.copy_from_slice(block_out);
-                    (block_max, block_sum)
-                }
-                Some((max, sum)) => {
-                    let new_max = max.max(block_max);
-                    let (old, new) = (math::exp(max - new_max), math::exp(block_max - new_max));
-                    for (out, &block_out) in out.iter_mut().zip(&*block_out) {
-                        *out = block_out.mul_add(new, *out * old);
-                    }
-                    (new_max, block_sum.mul_add(new, sum * old))
-                }
-            });
-        }
-        if let Some((max, sum)) = merged {
-            finish(out, max, sum, attention.sink(head));
+            if index == span.start {
+                out.copy_from_slice(block_out);
+                *seen = Seen { max: block_max, sum: block_sum };
+                continue;
+            }
+            let max = seen.max.max(block_max);
+            let (old, new) = (math::exp(seen.max - max), math::exp(block_max - max));
+            for (out, &block_out) in out.iter_mut().zip(&*block_out) {
+                *out = block_out.mul_add(new, *out * old);
+            }
+            *seen = Seen { max, sum: block_sum.mul_add(new, seen.sum * old) };
         }
     }
 }

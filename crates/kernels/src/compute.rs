@@ -4,15 +4,17 @@
 //! whole by one chunk.
 
 use crate::activations::{ActivationKind, Activations, RowMut, fill_floats};
-use crate::attention::{AttentionRow, AttentionScratch, AttentionShape};
+use crate::attention::{Attention, AttentionRow, AttentionScratch, AttentionShape, Seen};
 use crate::isa::Isa;
-use crate::kv::KvLayer;
+use crate::kv::{KV_BLOCK, KvLayer};
 use crate::matmul::{MatmulTable, Tile};
 use crate::matrix::Matrix;
 use crate::packed::GROUP;
 use crate::pool::{Pool, SharedMut};
 use crate::vector::{Gate, VectorKernels};
+use crate::zeroed::{Arena, Zeroed};
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Kernels of one instruction set on one pool of threads.
 pub struct Compute {
@@ -20,6 +22,7 @@ pub struct Compute {
     vector: VectorKernels,
     matmul: &'static MatmulTable,
     pool: Pool,
+    weights: Arena,
 }
 
 /// One matrix of a product, with where its result goes.
@@ -61,7 +64,8 @@ impl Compute {
     /// # Panics
     /// If this machine cannot run `isa`: ask [`Isa::is_available`] first.
     pub fn new(isa: Isa, threads: usize) -> std::io::Result<Self> {
-        Ok(Self { isa, vector: VectorKernels::new(isa), matmul: MatmulTable::of(isa), pool: Pool::new(threads)? })
+        let (vector, matmul) = (VectorKernels::new(isa), MatmulTable::of(isa));
+        Ok(Self { isa, vector, matmul, pool: Pool::new(threads)?, weights: Arena::default() })
     }
 
     /// The instruction set.
@@ -72,6 +76,16 @@ impl Compute {
     /// The threads.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Where matrices lie.
+    pub(crate) fn weights(&self) -> &Arena {
+        &self.weights
+    }
+
+    /// Zeros on the kind of pages that matrices lie on, to measure with; `None` where the system does not give the memory.
+    pub fn zeroed(&self, length: usize) -> Option<Zeroed<u64>> {
+        self.weights.zeroed(length)
     }
 
     /// The operations on the calling thread.
@@ -250,7 +264,7 @@ impl Compute {
         let width = shape.heads * shape.v_dim;
         assert_eq!(out.len(), tokens.len() * width, "output");
         // Runs of neighbours of one sequence, in pieces.
-        let mut pieces: Vec<std::ops::Range<usize>> = Vec::new();
+        let mut pieces: Vec<Range<usize>> = Vec::new();
         for (index, token) in tokens.iter().enumerate() {
             match pieces.last_mut() {
                 Some(piece)
@@ -260,6 +274,9 @@ impl Compute {
                 }
                 _ => pieces.push(index..index + 1),
             }
+        }
+        if let Some(runs) = self.runs_of_blocks(&pieces, shape.kv_heads) {
+            return self.attend_by_blocks(layer, shape, tokens, runs, out);
         }
         let out = SharedMut(out.as_mut_ptr());
         let group_width = shape.group() * shape.v_dim;
@@ -283,6 +300,69 @@ impl Compute {
                     }
                 }
             });
+        });
+    }
+
+    /// Into how many runs the blocks of each token are cut where there are too few heads of too few tokens for all threads.
+    fn runs_of_blocks(&self, pieces: &[Range<usize>], kv_heads: usize) -> Option<usize> {
+        let (units, threads) = (pieces.len() * kv_heads, self.pool.threads());
+        let even = units.is_multiple_of(threads) || units >= 4 * threads;
+        let single = pieces.iter().all(|piece| piece.len() == 1);
+        (single && !even).then(|| (4 * threads).div_ceil(units))
+    }
+
+    /// Attention of single tokens: every block by itself, and when all are there, they are merged in their order.
+    fn attend_by_blocks(
+        &self,
+        layer: &KvLayer,
+        shape: &AttentionShape,
+        tokens: &[AttentionInput<'_>],
+        runs: usize,
+        out: &mut [f32],
+    ) {
+        let (group, v_dim) = (shape.group(), shape.v_dim);
+        // The blocks of each token, and how many those before it have.
+        let mut count = 0;
+        let spans = tokens.iter().map(|token| {
+            let visible = shape.visible(token.position);
+            let span = visible.start / KV_BLOCK..visible.end.div_ceil(KV_BLOCK);
+            count += span.len();
+            (count - span.len(), span)
+        });
+        let spans: Vec<(usize, Range<usize>)> = spans.collect();
+        // Of each block, head after head.
+        let mut values = vec![0.0; count * shape.heads * v_dim];
+        let mut seen = vec![Seen::default(); count * shape.heads];
+        let places = (SharedMut(values.as_mut_ptr()), SharedMut(seen.as_mut_ptr()));
+        let places = &places;
+        self.pool.run(tokens.len() * shape.kv_heads * runs, |unit| {
+            let (token, kv_head, run) = (unit / runs / shape.kv_heads, unit / runs % shape.kv_heads, unit % runs);
+            let (before, span) = &spans[token];
+            let row = [AttentionRow { q: tokens[token].q, position: tokens[token].position }];
+            SCRATCH.with_borrow_mut(|(scratch, _)| {
+                for nth in span.len() * run / runs..span.len() * (run + 1) / runs {
+                    let head = (before + nth) * shape.heads + kv_head * group;
+                    // SAFETY: each block of each token and kv head belongs to one unit, and both vectors have room for all.
+                    let (values, seen) = unsafe {
+                        (
+                            std::slice::from_raw_parts_mut(places.0.get().add(head * v_dim), group * v_dim),
+                            std::slice::from_raw_parts_mut(places.1.get().add(head), group),
+                        )
+                    };
+                    let attention = Attention::new(layer, shape, kv_head, &row, tokens[token].blocks, values);
+                    self.vector.merge_blocks(&attention.of_block(span.start + nth), values, seen, scratch);
+                }
+            });
+        });
+        let width = shape.heads * v_dim;
+        self.for_rows(out, v_dim, |row, out| {
+            let (token, head) = (row / shape.heads, row % shape.heads);
+            let (before, span) = &spans[token];
+            let blocks = *before..before + span.len();
+            let values = |block: usize| &values[block * width + head * v_dim..][..v_dim];
+            let seen = blocks.clone().map(|block| seen[block * shape.heads + head]);
+            let sink = shape.sinks.as_ref().map(|sinks| sinks[head]);
+            self.vector.join_blocks(blocks.map(values).zip(seen), sink, out);
         });
     }
 }

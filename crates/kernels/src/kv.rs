@@ -1,6 +1,6 @@
 //! The KV cache of one layer: keys and values in blocks of 64 positions, rounded once when they are written.
 
-use crate::zeroed::Zeroed;
+use crate::zeroed::{Rows, Shelves};
 use half::f16;
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use std::fmt;
@@ -107,6 +107,16 @@ pub(crate) enum BlockView<'a> {
 
 // Widened in software on every machine: the reference must not lean on what it is the measure of.
 impl BlockView<'_> {
+    /// Where its numbers lie in memory, and how many bytes they are.
+    #[cfg(x86)]
+    pub(crate) fn place(self) -> (*const u8, usize) {
+        match self {
+            Self::F32(numbers) => (numbers.as_ptr().cast(), size_of_val(numbers)),
+            Self::F16(numbers) => (numbers.as_ptr().cast(), size_of_val(numbers)),
+            Self::Q8_0(numbers, _) => (numbers.as_ptr().cast(), size_of_val(numbers)),
+        }
+    }
+
     /// Of the keys, dimension `d` of the one in `slot`.
     pub(crate) fn key(&self, slot: usize, d: usize) -> f32 {
         self.get(d * KV_BLOCK + slot, d / KV_GROUP * KV_BLOCK + slot)
@@ -127,11 +137,19 @@ impl BlockView<'_> {
 }
 
 impl KvLayer {
-    /// Room for `blocks` blocks, all zero; `None` where the system does not give the memory, or no machine could.
+    /// One layer by itself: see [`KvLayer::layers`].
     pub fn new(shape: KvShape, blocks: usize) -> Option<Self> {
-        let KvShape { kv_type, kv_heads, k_dim, v_dim } = shape;
-        let storage = |dim: usize| Storage::new(kv_type, blocks.checked_mul(kv_heads)?, dim);
-        Some(Self { shape, blocks, keys: storage(k_dim)?, values: storage(v_dim)? })
+        Self::layers(shape, 1, blocks)?.pop()
+    }
+
+    /// As many `layers` with room for `blocks` blocks each, all zero; `None` where the system does not give the memory, or no
+    /// machine could. In memory a block is next to the same block of the other layers, so that what is used lies together.
+    pub fn layers(shape: KvShape, layers: usize, blocks: usize) -> Option<Vec<Self>> {
+        let mut shelves = Shelves::new(shape.block_bytes().checked_mul(layers)?, blocks)?;
+        let mut storage = |dim: usize| Storage::new(shape, dim, &mut shelves);
+        (0..layers)
+            .map(|_| Some(Self { shape, blocks, keys: storage(shape.k_dim)?, values: storage(shape.v_dim)? }))
+            .collect()
     }
 
     /// What it holds per position.
@@ -159,60 +177,59 @@ impl KvLayer {
         assert_eq!(v.len(), tokens * kv_heads * v_dim, "values");
         let slots = slot..slot + tokens;
         for (slot, (k, v)) in slots.zip(k.chunks_exact(kv_heads * k_dim).zip(v.chunks_exact(kv_heads * v_dim))) {
-            let heads = block * kv_heads..;
-            for (head, (k, v)) in heads.zip(k.chunks_exact(k_dim).zip(v.chunks_exact(v_dim))) {
-                self.keys.write_key(head, slot, k);
-                self.values.write_value(head, slot, v);
+            for (head, (k, v)) in k.chunks_exact(k_dim).zip(v.chunks_exact(v_dim)).enumerate() {
+                self.keys.write_key((block, head), slot, k);
+                self.values.write_value((block, head), slot, v);
             }
         }
     }
 
     /// K of a block and kv head: `[k_dim][64]`.
     pub(crate) fn keys(&self, block: usize, kv_head: usize) -> BlockView<'_> {
-        self.keys.view(block * self.shape.kv_heads + kv_head, self.shape.k_dim)
+        self.keys.view((block, kv_head), self.shape.k_dim)
     }
 
     /// V of a block and kv head: `[64][v_dim]`.
     pub(crate) fn values(&self, block: usize, kv_head: usize) -> BlockView<'_> {
-        self.values.view(block * self.shape.kv_heads + kv_head, self.shape.v_dim)
+        self.values.view((block, kv_head), self.shape.v_dim)
     }
 }
 
-/// The keys or values of a layer. A `head` is a block and kv head, counted through the layer.
+/// The keys or values of a layer: a row is a block, with one kv head after the other.
 enum Storage {
-    F32(Zeroed<f32>),
-    F16(Zeroed<u16>),
-    Q8_0(Zeroed<i8>, Zeroed<u16>),
+    F32(Rows<f32>),
+    F16(Rows<u16>),
+    Q8_0(Rows<i8>, Rows<u16>),
 }
 
 impl Storage {
-    fn new(kv_type: KvType, heads: usize, dim: usize) -> Option<Self> {
-        let length = |dim: usize| heads.checked_mul(dim)?.checked_mul(KV_BLOCK);
-        Some(match kv_type {
-            KvType::F32 => Self::F32(Zeroed::new(length(dim)?)?),
-            KvType::F16 => Self::F16(Zeroed::new(length(dim)?)?),
-            KvType::Q8_0 => Self::Q8_0(Zeroed::new(length(dim)?)?, Zeroed::new(length(dim.div_ceil(KV_GROUP))?)?),
+    fn new(shape: KvShape, dim: usize, shelves: &mut Shelves) -> Option<Self> {
+        let length = |dim: usize| shape.kv_heads.checked_mul(dim)?.checked_mul(KV_BLOCK);
+        Some(match shape.kv_type {
+            KvType::F32 => Self::F32(shelves.rows(length(dim)?)?),
+            KvType::F16 => Self::F16(shelves.rows(length(dim)?)?),
+            KvType::Q8_0 => Self::Q8_0(shelves.rows(length(dim)?)?, shelves.rows(length(dim.div_ceil(KV_GROUP))?)?),
         })
     }
 
-    fn view(&self, head: usize, dim: usize) -> BlockView<'_> {
+    fn view(&self, (block, head): (usize, usize), dim: usize) -> BlockView<'_> {
         match self {
-            Self::F32(data) => BlockView::F32(&data.as_slice()[of_head(head, dim)]),
-            Self::F16(data) => BlockView::F16(&data.as_slice()[of_head(head, dim)]),
+            Self::F32(data) => BlockView::F32(&data.row(block)[of_head(head, dim)]),
+            Self::F16(data) => BlockView::F16(&data.row(block)[of_head(head, dim)]),
             Self::Q8_0(quants, scales) => BlockView::Q8_0(
-                &quants.as_slice()[of_head(head, dim)],
-                &scales.as_slice()[of_head(head, dim.div_ceil(KV_GROUP))],
+                &quants.row(block)[of_head(head, dim)],
+                &scales.row(block)[of_head(head, dim.div_ceil(KV_GROUP))],
             ),
         }
     }
 
     /// Writes a key: a column of its head.
-    fn write_key(&mut self, head: usize, slot: usize, k: &[f32]) {
+    fn write_key(&mut self, (block, head): (usize, usize), slot: usize, k: &[f32]) {
         let all = of_head(head, k.len());
         match self {
-            Self::F32(data) => scatter(&mut data.as_mut_slice()[all], slot, k),
+            Self::F32(data) => scatter(&mut data.row_mut(block)[all], slot, k),
             Self::F16(data) => {
-                let rows = data.as_mut_slice()[all].chunks_mut(KV_GROUP * KV_BLOCK);
+                let rows = data.row_mut(block)[all].chunks_mut(KV_GROUP * KV_BLOCK);
                 for (rows, k) in rows.zip(k.chunks(KV_GROUP)) {
                     let halves = &mut [0; KV_GROUP][..k.len()];
                     halves.reinterpret_cast_mut::<f16>().convert_from_f32_slice(k);
@@ -220,8 +237,8 @@ impl Storage {
                 }
             }
             Self::Q8_0(quants, scales) => {
-                let rows = quants.as_mut_slice()[all].chunks_mut(KV_GROUP * KV_BLOCK);
-                let scales = &mut scales.as_mut_slice()[of_head(head, k.len().div_ceil(KV_GROUP))];
+                let rows = quants.row_mut(block)[all].chunks_mut(KV_GROUP * KV_BLOCK);
+                let scales = &mut scales.row_mut(block)[of_head(head, k.len().div_ceil(KV_GROUP))];
                 for ((rows, k), scales) in rows.zip(k.chunks(KV_GROUP)).zip(scales.chunks_exact_mut(KV_BLOCK)) {
                     let (scale, quants) = quantize(k);
                     scatter(rows, slot, &quants[..k.len()]);
@@ -232,16 +249,16 @@ impl Storage {
     }
 
     /// Writes a value: a row of its head.
-    fn write_value(&mut self, head: usize, slot: usize, v: &[f32]) {
+    fn write_value(&mut self, (block, head): (usize, usize), slot: usize, v: &[f32]) {
         let row = |dim: usize| (head * KV_BLOCK + slot) * dim..(head * KV_BLOCK + slot + 1) * dim;
         match self {
-            Self::F32(data) => data.as_mut_slice()[row(v.len())].copy_from_slice(v),
+            Self::F32(data) => data.row_mut(block)[row(v.len())].copy_from_slice(v),
             Self::F16(data) => {
-                data.as_mut_slice()[row(v.len())].reinterpret_cast_mut::<f16>().convert_from_f32_slice(v);
+                data.row_mut(block)[row(v.len())].reinterpret_cast_mut::<f16>().convert_from_f32_slice(v);
             }
             Self::Q8_0(quants, scales) => {
-                let quants = quants.as_mut_slice()[row(v.len())].chunks_mut(KV_GROUP);
-                let scales = &mut scales.as_mut_slice()[row(v.len().div_ceil(KV_GROUP))];
+                let quants = quants.row_mut(block)[row(v.len())].chunks_mut(KV_GROUP);
+                let scales = &mut scales.row_mut(block)[row(v.len().div_ceil(KV_GROUP))];
                 for ((to, v), scale) in quants.zip(v.chunks(KV_GROUP)).zip(scales) {
                     let (rounded, quants) = quantize(v);
                     to.copy_from_slice(&quants[..v.len()]);

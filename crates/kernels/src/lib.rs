@@ -47,3 +47,4 @@ pub use quantize::{can_quantize, quantize_row};
 pub use rope::{MAX_POSITIONS, RopeError, RopeFrequencies, RopeScaling, RopeStyle, RopeTable};
 pub use routing::{Route, RouteShare, route};
 pub use vector::{Gate, VectorKernels};
+pub use zeroed::{Zeroable, Zeroed};

@@ -25,24 +25,25 @@
 //! | IQ4_XS | 256 | 2208 | 16 d; 4 × 16 rows × 2 scales; 8 times quants as Q4_0 |
 //! | IQ1, IQ2, IQ3, TQ | 256 | 4416 | 16 d in f32; 8 × 16 rows × 2 scales; 64 words × 16 rows of signed bytes |
 
+use crate::compute::Compute;
 use crate::packed::{GROUP, dequantize, f16_at, f32_at, packed_block, u16_at};
-use crate::packing::pack_row;
-use crate::pool::Pool;
+use crate::packing::pack_group;
+use crate::zeroed::Zeroed;
 use freehold_base::Dtype;
 use half::bf16;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A matrix of N rows (outputs) by K columns (inputs), packed for the kernels.
 pub struct Matrix {
     dtype: Dtype,
     rows: usize,
     cols: usize,
-    lines: Vec<Line>,
+    /// Each group begins on a cache line.
+    packed: Zeroed<u8>,
 }
 
-/// A cache line, for its alignment.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Why a tensor cannot become a [`Matrix`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,14 +71,20 @@ pub enum MatrixError {
         /// The first such row of those found.
         row: usize,
     },
+    /// The system does not give the memory.
+    #[error("there is no memory for {bytes} bytes of weights: choose a smaller model or a smaller type of it")]
+    NoMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
 }
 
 impl Matrix {
     /// Packs `bytes`, the rows of a tensor in its file's layout.
     ///
     /// # Errors
-    /// If the type has no kernel, the size is not that of `rows` × `cols`, or a number is not finite.
-    pub fn pack(dtype: Dtype, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Result<Self, MatrixError> {
+    /// If the type has no kernel, the size is not that of `rows` × `cols`, a number is not finite, or memory is short.
+    pub fn pack(dtype: Dtype, rows: usize, cols: usize, bytes: &[u8], compute: &Compute) -> Result<Self, MatrixError> {
         let (block, block_bytes) = packed_block(dtype).ok_or(MatrixError::UnsupportedDtype(dtype))?;
         let wrong_size = || MatrixError::WrongSize { dtype, rows, cols, bytes: bytes.len() };
         let row_bytes = dtype
@@ -85,23 +92,25 @@ impl Matrix {
             .and_then(|row| usize::try_from(row).ok())
             .filter(|row| row.checked_mul(rows) == Some(bytes.len()) && rows > 0 && cols > 0)
             .ok_or_else(wrong_size)?;
-        let group_bytes = cols.div_ceil(block).checked_mul(block_bytes).ok_or_else(wrong_size)?;
-        let group_lines = group_bytes.div_ceil(size_of::<Line>());
-        let groups = rows.div_ceil(GROUP);
-        let mut lines = vec![Line([0; 64]); groups.checked_mul(group_lines).ok_or_else(wrong_size)?];
-        let bad_row = std::sync::atomic::AtomicUsize::new(usize::MAX);
-        pool.run_rows(&mut lines, group_lines, 1, |group, lines| {
-            let packed = line_bytes_mut(lines);
-            for lane in 0..GROUP.min(rows - group * GROUP) {
-                let row = group * GROUP + lane;
-                let source = &bytes[row * row_bytes..][..row_bytes];
-                if !pack_row(dtype, source, lane, packed) {
-                    bad_row.fetch_min(row, std::sync::atomic::Ordering::Relaxed);
-                }
+        let group_bytes =
+            cols.div_ceil(block).checked_mul(block_bytes).and_then(|all| all.checked_next_multiple_of(LINE));
+        let group_bytes = group_bytes.ok_or_else(wrong_size)?;
+        let size = rows.div_ceil(GROUP).checked_mul(group_bytes).ok_or_else(wrong_size)?;
+        let mut packed = compute.weights().zeroed(size).ok_or(MatrixError::NoMemory { bytes: size })?;
+        let bad_row = AtomicUsize::new(usize::MAX);
+        compute.pool().run_rows(packed.as_mut_slice(), group_bytes, 1, |group, packed| {
+            let first = group * GROUP;
+            let mut sources: [&[u8]; GROUP] = [&[]; GROUP];
+            let sources = &mut sources[..GROUP.min(rows - first)];
+            for (source, bytes) in sources.iter_mut().zip(bytes[first * row_bytes..].chunks_exact(row_bytes)) {
+                *source = bytes;
+            }
+            if let Some(lane) = pack_group(dtype, sources, packed) {
+                bad_row.fetch_min(first + lane, Ordering::Relaxed);
             }
         });
         match bad_row.into_inner() {
-            usize::MAX => Ok(Self { dtype, rows, cols, lines }),
+            usize::MAX => Ok(Self { dtype, rows, cols, packed }),
             row => Err(MatrixError::NotFinite { row }),
         }
     }
@@ -123,7 +132,7 @@ impl Matrix {
 
     /// Bytes that a product with one vector reads.
     pub fn size_bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice())
+        self.packed.as_slice().len()
     }
 
     pub(crate) fn groups(&self) -> usize {
@@ -132,8 +141,9 @@ impl Matrix {
 
     /// The packed bytes of one group of rows, its blocks ascending in K.
     pub(crate) fn group(&self, group: usize) -> &[u8] {
-        let group_lines = self.lines.len() / self.groups();
-        line_bytes(&self.lines[group * group_lines..][..group_lines])
+        let packed = self.packed.as_slice();
+        let group_bytes = packed.len() / self.groups();
+        &packed[group * group_bytes..][..group_bytes]
     }
 
     /// Row `row` as f32, by the formulas of the GGUF formats.
@@ -167,7 +177,7 @@ pub fn dequantize_vector(dtype: Dtype, length: usize, bytes: &[u8]) -> Result<Ve
     let mut numbers = vec![0.0; length];
     for (out, source) in numbers.chunks_mut(block).zip(bytes.chunks(block / source_block * source_bytes)) {
         packed.fill(0);
-        if !pack_row(dtype, source, 0, &mut packed) {
+        if pack_group(dtype, &[source], &mut packed).is_some() {
             return Err(MatrixError::NotFinite { row: 0 });
         }
         unpack(dtype, &packed, 0, out);
@@ -187,14 +197,4 @@ fn unpack(dtype: Dtype, packed: &[u8], lane: usize, out: &mut [f32]) {
         }
         dtype => dequantize(dtype, packed, lane, out),
     }
-}
-
-fn line_bytes(lines: &[Line]) -> &[u8] {
-    // SAFETY: `Line` is 64 bytes without padding, and bytes have no alignment.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
-}
-
-fn line_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: as above, and any bytes are a valid `Line`.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }

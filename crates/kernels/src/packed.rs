@@ -78,8 +78,12 @@ pub(crate) fn f16_at(bytes: &[u8], offset: usize) -> f32 {
     f16::from_bits(u16_at(bytes, offset)).to_f32()
 }
 
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
+}
+
 pub(crate) fn f32_at(bytes: &[u8], offset: usize) -> f32 {
-    f32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
+    f32::from_bits(u32_at(bytes, offset))
 }
 
 /// Half of the power of two with biased exponent `e` (E8M0), for quants are doubled. Exact, subnormal results included.

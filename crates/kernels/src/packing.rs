@@ -1,53 +1,60 @@
 //! From a tensor's bytes in its file to packed groups: see [`crate::matrix`] for the layout.
 
 use crate::codebooks::Spread;
-use crate::packed::{FP4_VALUES, GROUP, f32_at, is_spread, packed_block, u16_at};
+use crate::packed::{FP4_VALUES, GROUP, is_spread, packed_block, u16_at, u32_at};
 use freehold_base::Dtype;
 use half::{bf16, f16};
 
-/// Writes one row's share of a group, whose bytes are still zero there; false if a number is not finite.
-pub(crate) fn pack_row(dtype: Dtype, source: &[u8], lane: usize, packed: &mut [u8]) -> bool {
-    let (_, block_bytes) = packed_block(dtype).expect("checked by the caller");
-    let (_, source_bytes) = dtype.block();
-    if dtype == Dtype::BF16 {
-        return pack_row_bf16(source, lane, packed);
-    }
-    let mut finite = true;
-    for (source, packed) in source.chunks_exact(source_bytes).zip(packed.chunks_exact_mut(block_bytes)) {
-        finite &= pack_block(dtype, source, lane, packed);
-    }
-    finite
-}
+/// How many floats of a row are packed before those of the next row: few enough for all sixteen to stay in the first cache.
+const FLOATS: usize = 32;
 
-fn pack_row_bf16(source: &[u8], lane: usize, packed: &mut [u8]) -> bool {
-    let mut finite = true;
-    for (k, number) in source.chunks_exact(2).enumerate() {
-        let pair = (k / 2 * GROUP + lane) * 4 + k % 2 * 2;
-        packed[pair..pair + 2].copy_from_slice(number);
-        finite &= bf16::from_bits(u16_at(number, 0)).is_finite();
+/// Packs rows, sixteen at most, to a group, whose bytes are still zero. Answers which of them is the first with a number
+/// that is not finite, if any.
+pub(crate) fn pack_group(dtype: Dtype, rows: &[&[u8]], packed: &mut [u8]) -> Option<usize> {
+    let (block, block_bytes) = packed_block(dtype).expect("checked by the caller");
+    let (source_block, source_block_bytes) = dtype.block();
+    let step = block.max(FLOATS);
+    let (source_bytes, packed_bytes) = (step / source_block * source_block_bytes, step / block * block_bytes);
+    let mut bad = None;
+    // Block by block, with all rows of each, so that the block stays in the first cache.
+    for (index, packed) in packed.chunks_mut(packed_bytes).enumerate() {
+        for (lane, row) in rows.iter().enumerate() {
+            let start = (index * source_bytes).min(row.len());
+            let source = &row[start..row.len().min(start + source_bytes)];
+            if !source.is_empty() && !pack_block(dtype, source, lane, packed) {
+                bad = Some(bad.unwrap_or(lane).min(lane));
+            }
+        }
     }
-    finite
+    bad
 }
 
 /// Copies words of four quants, each to the lane's place in a row of sixteen words.
 fn words(packed: &mut [u8], lane: usize, quants: &[u8]) {
-    for (word, quants) in quants.chunks_exact(4).enumerate() {
-        packed[word * GROUP * 4 + lane * 4..][..4].copy_from_slice(quants);
+    for (row, quants) in packed.as_chunks_mut::<64>().0.iter_mut().zip(quants.as_chunks::<4>().0) {
+        row.as_chunks_mut::<4>().0[lane] = *quants;
     }
 }
 
-/// The fifth bits of 32 quants, bit k of `bits` being that of quant k: bit g of a byte is of word g.
-fn fifth_bits(packed: &mut [u8], lane: usize, bits: u32) {
-    for byte in 0..4 {
-        for word in 0..8 {
-            packed[lane * 4 + byte] |= ((bits >> (word * 4 + byte)) as u8 & 1) << word;
-        }
+/// Copies pairs of scales, each to the lane's place in a row of sixteen pairs.
+fn pairs(packed: &mut [u8], lane: usize, scales: &[u8]) {
+    for (row, pair) in packed.as_chunks_mut::<32>().0.iter_mut().zip(scales.as_chunks::<2>().0) {
+        row.as_chunks_mut::<2>().0[lane] = *pair;
     }
 }
 
-/// Bit `sub` of each of 32 bytes.
-fn plane(bytes: &[u8], sub: usize) -> u32 {
-    bytes.iter().enumerate().fold(0, |bits, (k, byte)| bits | u32::from(byte >> sub & 1) << k)
+/// The fifth bits of 32 quants, bit k of `bits` being that of quant k, as bit g of a byte is of word g.
+fn fifth_bits(bits: u32) -> [u8; 4] {
+    // A nibble times the constant has its bit b at the foot of byte b.
+    let word = |g: u32| (((bits >> (4 * g) & 15) * 0x0020_4081) & 0x0101_0101) << g;
+    (0..8).fold(0, |bits, g| bits | word(g)).to_le_bytes()
+}
+
+/// `width` bits from `shift` on of each byte of up to eight words, gathered: those of word g are at g · `width`.
+fn gathered(words: &[u8], shift: usize, width: usize) -> [u8; 4] {
+    let mask = 0x0101_0101 * ((1 << width) - 1);
+    let words = words.as_chunks::<4>().0.iter().enumerate();
+    words.fold(0, |bits, (g, &word)| bits | (u32::from_le_bytes(word) >> shift & mask) << (g * width)).to_le_bytes()
 }
 
 fn pack_block(dtype: Dtype, source: &[u8], lane: usize, packed: &mut [u8]) -> bool {
@@ -56,13 +63,21 @@ fn pack_block(dtype: Dtype, source: &[u8], lane: usize, packed: &mut [u8]) -> bo
         packed[(part * GROUP + lane) * 2..][..2].copy_from_slice(&source[offset..offset + 2]);
         f16::from_bits(u16_at(source, offset)).is_finite()
     };
-    let paired = |start: usize, sub: usize| start + (sub / 2 * GROUP + lane) * 2 + sub % 2;
     match dtype {
         Dtype::F32 => {
-            packed[lane * 4..][..4].copy_from_slice(source);
-            f32_at(source, 0).is_finite()
+            words(packed, lane, source);
+            source.as_chunks().0.iter().all(|&number| f32::from_le_bytes(number).is_finite())
         }
-        Dtype::F16 => scale(packed, 0, 0),
+        Dtype::F16 => {
+            pairs(packed, lane, source);
+            source.as_chunks().0.iter().all(|&number| f16::from_le_bytes(number).is_finite())
+        }
+        Dtype::BF16 => {
+            for (row, pair) in packed.as_chunks_mut::<64>().0.iter_mut().zip(source.chunks(4)) {
+                row[lane * 4..][..pair.len()].copy_from_slice(pair);
+            }
+            source.as_chunks().0.iter().all(|&number| bf16::from_le_bytes(number).is_finite())
+        }
         Dtype::Q4_0 | Dtype::Q8_0 | Dtype::IQ4_NL => {
             words(&mut packed[32..], lane, &source[2..]);
             scale(packed, 0, 0)
@@ -73,12 +88,12 @@ fn pack_block(dtype: Dtype, source: &[u8], lane: usize, packed: &mut [u8]) -> bo
         }
         Dtype::Q5_0 => {
             words(&mut packed[32..], lane, &source[6..]);
-            fifth_bits(&mut packed[288..], lane, u32::from_le_bytes([source[2], source[3], source[4], source[5]]));
+            words(&mut packed[288..], lane, &fifth_bits(u32_at(source, 2)));
             scale(packed, 0, 0)
         }
         Dtype::Q5_1 => {
             words(&mut packed[64..], lane, &source[8..]);
-            fifth_bits(&mut packed[320..], lane, u32::from_le_bytes([source[4], source[5], source[6], source[7]]));
+            words(&mut packed[320..], lane, &fifth_bits(u32_at(source, 4)));
             scale(packed, 0, 0) & scale(packed, 1, 2)
         }
         Dtype::MXFP4 => {
@@ -100,62 +115,62 @@ fn pack_block(dtype: Dtype, source: &[u8], lane: usize, packed: &mut [u8]) -> bo
         }
         Dtype::Q2_K => {
             let (scales, quants) = source.split_at(16);
-            for (sub, &scale) in scales.iter().enumerate() {
-                packed[paired(64, sub)] = scale;
-            }
-            low_bits(&mut packed[320..], lane, &quants[..64]);
+            pairs(&mut packed[64..], lane, scales);
+            words(&mut packed[320..], lane, low_bits(&quants[..64]).as_flattened());
             scale(packed, 0, 80) & scale(packed, 1, 82)
         }
         Dtype::Q3_K => {
             let (upper, rest) = source.split_at(32);
             let (quants, scales) = rest.split_at(64);
-            for sub in 0..16 {
+            let scales: [u8; 16] = std::array::from_fn(|sub| {
                 let low = scales[sub % 8] >> (sub / 8 * 4) & 15;
                 let high = scales[8 + sub % 4] >> (sub / 4 * 2) & 3;
-                packed[paired(32, sub)] = ((low | high << 4) as i8 - 32) as u8;
-            }
-            low_bits(&mut packed[288..], lane, quants);
-            for chunk in 0..8 {
-                fifth_bits(&mut packed[1312 + chunk * 64..], lane, plane(upper, chunk));
-            }
+                ((low | high << 4) as i8 - 32) as u8
+            });
+            pairs(&mut packed[32..], lane, &scales);
+            words(&mut packed[288..], lane, low_bits(quants).as_flattened());
+            let third: [_; 8] = std::array::from_fn(|chunk| gathered(upper, chunk, 1));
+            words(&mut packed[1312..], lane, third.as_flattened());
             scale(packed, 0, 108)
         }
         Dtype::Q4_K | Dtype::Q5_K => {
-            for sub in 0..8 {
-                let (scale, min) = q4_k_scale(&source[4..16], sub);
-                packed[64 + sub * GROUP + lane] = scale;
-                packed[paired(192, sub)] = min;
+            let (scales, minima) = q4_k_scales(&source[4..16]);
+            for (row, scale) in packed[64..192].as_chunks_mut::<GROUP>().0.iter_mut().zip(scales) {
+                row[lane] = scale;
             }
+            pairs(&mut packed[192..320], lane, &minima);
+            words(&mut packed[320..2368], lane, &source[source.len() - 128..]);
             if dtype == Dtype::Q5_K {
-                for sub in 0..8 {
-                    fifth_bits(&mut packed[2368 + sub * 64..], lane, plane(&source[16..48], sub));
-                }
+                let fifth: [_; 8] = std::array::from_fn(|sub| gathered(&source[16..48], sub, 1));
+                words(&mut packed[2368..], lane, fifth.as_flattened());
             }
-            words(&mut packed[320..], lane, &source[source.len() - 128..]);
             scale(packed, 0, 0) & scale(packed, 1, 2)
         }
         Dtype::Q6_K => {
             let (low, rest) = source.split_at(128);
-            let (high, rest) = rest.split_at(64);
-            for sub in 0..16 {
-                packed[paired(32, sub)] = rest[sub];
-            }
-            for k in 0..256 {
-                let quant = q6_k_quant(low, high, k);
-                let chunk = &mut packed[288 + k / 32 * 384..][..384];
-                let (word, byte) = (k % 32 / 4, k % 4);
-                chunk[word % 4 * 64 + lane * 4 + byte] |= (quant & 15) << (word / 4 * 4);
-                chunk[256 + word / 4 * 64 + lane * 4 + byte] |= (quant >> 4) << (word % 4 * 2);
+            let (high, scales) = rest.split_at(64);
+            pairs(&mut packed[32..288], lane, &scales[..16]);
+            // ggml stores halves of 128, in each 64 bytes of nibbles and 32 of upper bits.
+            for (chunk, packed) in packed[288..].chunks_exact_mut(384).enumerate() {
+                let (half, quarter) = (chunk / 4, chunk % 4);
+                let nibbles = &low[half * 64 + quarter % 2 * 32..][..32];
+                let nibbles = |word: usize| u32_at(nibbles, word * 4) >> (quarter / 2 * 4) & 0x0f0f_0f0f;
+                let paired: [_; 4] = std::array::from_fn(|word| (nibbles(word) | nibbles(word + 4) << 4).to_le_bytes());
+                words(packed, lane, paired.as_flattened());
+                let (first, second) = high[half * 32..][..32].split_at(16);
+                words(&mut packed[256..], lane, &gathered(first, quarter * 2, 2));
+                words(&mut packed[320..], lane, &gathered(second, quarter * 2, 2));
             }
             scale(packed, 0, 208)
         }
         Dtype::IQ4_XS => {
             let upper = u16_at(source, 2);
-            for sub in 0..8 {
+            let scales: [u8; 8] = std::array::from_fn(|sub| {
                 let low = source[4 + sub / 2] >> (sub % 2 * 4) & 15;
                 let high = (upper >> (sub * 2)) as u8 & 3;
-                packed[paired(32, sub)] = ((low | high << 4) as i8 - 32) as u8;
-            }
+                ((low | high << 4) as i8 - 32) as u8
+            });
+            pairs(&mut packed[32..160], lane, &scales);
             words(&mut packed[160..], lane, &source[8..]);
             scale(packed, 0, 0)
         }
@@ -163,12 +178,8 @@ fn pack_block(dtype: Dtype, source: &[u8], lane: usize, packed: &mut [u8]) -> bo
             debug_assert!(is_spread(dtype), "checked when packing began");
             let block = Spread::decode(dtype, source);
             packed[lane * 4..][..4].copy_from_slice(&block.d.to_le_bytes());
-            for (sub, &scale) in block.scales.iter().enumerate() {
-                packed[paired(64, sub)] = scale as u8;
-            }
-            for (k, &quant) in block.quants.iter().enumerate() {
-                packed[320 + k / 4 * 64 + lane * 4 + k % 4] = quant as u8;
-            }
+            pairs(&mut packed[64..320], lane, &block.scales.map(|scale| scale as u8));
+            words(&mut packed[320..], lane, &block.quants.map(|quant| quant as u8));
             block.d.is_finite()
         }
     }
@@ -184,30 +195,20 @@ fn half_ue4m3(bits: u8) -> f32 {
     }
 }
 
-/// The two low bits of 256 quants of Q2_K and Q3_K: ggml stores halves of 128, in 32 bytes of four times two bits.
-fn low_bits(packed: &mut [u8], lane: usize, source: &[u8]) {
-    for k in 0..256 {
-        let bits = source[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3;
-        packed[k / 16 * 64 + lane * 4 + k % 4] |= bits << (k % 16 / 4 * 2);
-    }
+/// The two low bits of 256 quants of Q2_K and Q3_K, 16 in each word of the answer: ggml stores halves of 128, in 32 bytes of
+/// four times two bits.
+fn low_bits(source: &[u8]) -> [[u8; 4]; 16] {
+    std::array::from_fn(|word| {
+        let (half, quarter, sixteen) = (word / 8, word / 2 % 4, word % 2);
+        gathered(&source[half * 32 + sixteen * 16..][..16], quarter * 2, 2)
+    })
 }
 
-/// The 6-bit scale and minimum of sub-block `sub` in Q4_K's and Q5_K's twelve packed bytes (`get_scale_min_k4` of ggml).
-fn q4_k_scale(packed: &[u8], sub: usize) -> (u8, u8) {
-    if sub < 4 {
-        (packed[sub] & 63, packed[sub + 4] & 63)
-    } else {
-        let scale = packed[sub + 4] & 15 | packed[sub - 4] >> 6 << 4;
-        let min = packed[sub + 4] >> 4 | packed[sub] >> 6 << 4;
-        (scale, min)
-    }
-}
-
-/// Quant `k` (0 to 63) of a Q6_K block: ggml stores halves of 128, in each 64 bytes of nibbles and 32 of upper bits.
-fn q6_k_quant(low: &[u8], high: &[u8], k: usize) -> u8 {
-    let (half, inner) = (k / 128, k % 128);
-    let (quarter, l) = (inner / 32, inner % 32);
-    let nibble = low[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15;
-    let upper = high[half * 32 + l] >> (quarter * 2) & 3;
-    nibble | upper << 4
+/// The 6-bit scales and minima of the eight sub-blocks in Q4_K's and Q5_K's twelve packed bytes (`get_scale_min_k4` of ggml).
+fn q4_k_scales(packed: &[u8]) -> ([u8; 8], [u8; 8]) {
+    let [a, b, c] = [0, 4, 8].map(|offset| u32_at(packed, offset));
+    let low = |bits: u32| bits & 0x3f3f_3f3f;
+    let high = |lower: u32, upper: u32| lower & 0x0f0f_0f0f | (upper >> 6 & 0x0303_0303) << 4;
+    let bytes = |first: u32, second: u32| (u64::from(first) | u64::from(second) << 32).to_le_bytes();
+    (bytes(low(a), high(c, a)), bytes(low(b), high(c >> 4, b)))
 }

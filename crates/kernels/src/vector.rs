@@ -1,7 +1,7 @@
 //! Norms, activations, rope and the other operations that are no matrix product: the table of functions, one per
 //! instruction set, and the scalar reference that defines the bits.
 
-use crate::attention::{self, Attention, AttentionRow, AttentionScratch, AttentionShape};
+use crate::attention::{self, Attention, AttentionRow, AttentionScratch, AttentionShape, Seen};
 use crate::isa::Isa;
 use crate::kv::KvLayer;
 use crate::math;
@@ -23,8 +23,12 @@ pub(crate) struct VectorTable {
     pub(crate) sigmoid: unsafe fn(x: &mut [f32]),
     pub(crate) log_sum_exp: unsafe fn(x: &[f32]) -> f32,
     pub(crate) rope: unsafe fn(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle),
-    pub(crate) attend: unsafe fn(attention: &Attention<'_>, out: &mut [f32], scratch: &mut AttentionScratch),
+    pub(crate) attend: Attend,
 }
+
+/// Merges the blocks of an attention, row by row and head by head, into `out` and `seen`: see [`attention::attend`].
+pub(crate) type Attend =
+    unsafe fn(attention: &Attention<'_>, out: &mut [f32], seen: &mut [Seen], scratch: &mut AttentionScratch);
 
 /// The scalar reference.
 pub(crate) static REFERENCE: VectorTable = VectorTable {
@@ -170,8 +174,50 @@ impl VectorKernels {
         scratch: &mut AttentionScratch,
     ) {
         let attention = Attention::new(layer, shape, kv_head, rows, blocks, out);
+        let mut seen = vec![Seen::default(); rows.len() * shape.group()];
+        self.merge_blocks(&attention, out, &mut seen, scratch);
+        for (head, (out, seen)) in out.chunks_exact_mut(shape.v_dim).zip(seen).enumerate() {
+            attention::finish(out, seen, attention.sink(head % shape.group()));
+        }
+    }
+
+    /// Merges an attention's blocks into `out: [rows][heads / kv_heads][v_dim]`, and what was seen per row and head.
+    pub(crate) fn merge_blocks(
+        &self,
+        attention: &Attention<'_>,
+        out: &mut [f32],
+        seen: &mut [Seen],
+        scratch: &mut AttentionScratch,
+    ) {
         // SAFETY: `new` checked that the instruction set is available.
-        unsafe { (self.table.attend)(&attention, out, scratch) }
+        unsafe { (self.table.attend)(attention, out, seen, scratch) }
+    }
+
+    /// Joins the blocks of one head, ascending, each with its weighted values and what was seen in it, to the head's output.
+    pub(crate) fn join_blocks<'a>(
+        &self,
+        blocks: impl Iterator<Item = (&'a [f32], Seen)>,
+        sink: Option<f32>,
+        out: &mut [f32],
+    ) {
+        let mut all: Option<Seen> = None;
+        for (values, block) in blocks {
+            let Some(before) = all else {
+                out.copy_from_slice(values);
+                all = Some(block);
+                continue;
+            };
+            let max = before.max.max(block.max);
+            let mut factors = [before.max - max, block.max - max];
+            self.exp(&mut factors);
+            let [old, new] = factors;
+            out.iter_mut().for_each(|out| *out *= old);
+            self.add_scaled(out, values, new);
+            all = Some(Seen { max, sum: block.sum.mul_add(new, before.sum * old) });
+        }
+        if let Some(all) = all {
+            attention::finish(out, all, sink);
+        }
     }
 }
 

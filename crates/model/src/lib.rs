@@ -108,11 +108,7 @@ impl Model {
             positions: (blocks as u64).saturating_mul(KV_BLOCK as u64),
             bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
         };
-        if !would_be_given(bytes) {
-            return Err(refused());
-        }
-        let layers = (0..self.config.layers).map(|_| KvLayer::new(shape, blocks));
-        Ok(Cache { layers: layers.collect::<Option<Vec<_>>>().ok_or_else(refused)? })
+        Ok(Cache { layers: KvLayer::layers(shape, self.config.layers, blocks).ok_or_else(refused)? })
     }
 
     /// Runs the chunks together and puts the logits they ask for into `logits`, one row of the vocabulary's size each,
@@ -140,14 +136,4 @@ impl Model {
         let mut step = Step::new(compute, chunks, cache, workspace, &self.decoder.ropes);
         self.decoder.forward(&mut step, logits);
     }
-}
-
-/// Whether the system would give so much at once. Each layer's share may be little enough for it to promise them all,
-/// and to end the process once they are used.
-fn would_be_given(bytes: u128) -> bool {
-    let mut whole = Vec::<u8>::new();
-    let given = usize::try_from(bytes).is_ok_and(|bytes| whole.try_reserve_exact(bytes).is_ok());
-    // Memory that nobody uses need not be asked for, as the compiler sees it.
-    std::hint::black_box(&whole);
-    given
 }

@@ -334,7 +334,7 @@ impl<'a> Source<'a> {
         cols: usize,
         bytes: &[u8],
     ) -> Result<Matrix, Error> {
-        let packed = Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute.pool());
+        let packed = Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute);
         // The file's pages need not stay beside the matrix: other parts of the tensor fault theirs in when they are packed.
         self.checkpoint.release(tensor.bytes);
         packed.map_err(|source| unusable(tensor, source))

@@ -57,7 +57,10 @@ impl Options {
                     trial.streams(&sequences).as_secs_f64()
                 }
                 "peak" => peak_bytes()?,
-                "read-rate" => speed::read_rate(compute.pool(), &vec![1; weight_bytes as usize / size_of::<u64>()], 1),
+                "read-rate" => {
+                    let buffer = speed::read_buffer(&compute, weight_bytes as usize).context("memory to read")?;
+                    speed::read_rate(compute.pool(), buffer.as_slice(), 1)
+                }
                 "weight-bytes" => weight_bytes as f64,
                 _ => bail!("no question: {name}"),
             };

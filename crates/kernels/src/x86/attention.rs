@@ -3,10 +3,10 @@
 
 use super::Lanes;
 use super::vector::{exp_of, softcap_of};
-use crate::attention::{Attention, AttentionScratch, finish, slots};
+use crate::attention::{Attention, AttentionScratch, Seen, slots};
 use crate::kv::{BlockView, KV_BLOCK, KV_GROUP};
 use crate::zeroed::Zeroed;
-use std::arch::x86_64::__m256;
+use std::arch::x86_64::{__m256, _MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 /// How many query heads go together: with three, their 3 × 4 sums, three broadcasts and one load fill AVX2's 16 registers;
@@ -26,10 +26,10 @@ struct Unit<'a> {
     out: &'a mut [f32],
     /// The positions that it sees.
     visible: Range<usize>,
-    /// The largest score of the blocks merged so far, and the sum of weights against it.
-    max: f32,
-    sum: f32,
-    sink: Option<f32>,
+    /// The first block that is merged.
+    first: usize,
+    /// Of the blocks merged so far.
+    seen: &'a mut Seen,
 }
 
 /// The keys or values of a block, as it holds them.
@@ -121,31 +121,40 @@ impl Numbers for Quantized<'_> {
 }
 
 #[inline(always)]
-pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32], scratch: &mut AttentionScratch) {
+pub(crate) unsafe fn attend<L: Lanes>(
+    attention: &Attention<'_>,
+    out: &mut [f32],
+    seen: &mut [Seen],
+    scratch: &mut AttentionScratch,
+) {
     let (shape, rows) = (attention.shape, attention.rows);
     let (group, k_dim, v_dim) = (shape.group(), shape.k_dim, shape.v_dim);
     let mut units: Vec<Unit<'_>> = out
         .chunks_exact_mut(v_dim)
+        .zip(seen)
         .enumerate()
-        .map(|(unit, out)| {
+        .map(|(unit, (out, seen))| {
             let row = unit / group;
             let visible = shape.visible(rows[row].position);
-            let head = unit % group;
-            Unit { q: attention.query(row, head), out, visible, max: 0.0, sum: 0.0, sink: attention.sink(head) }
+            let first = attention.span(&visible).start;
+            Unit { q: attention.query(row, unit % group), out, visible, first, seen }
         })
         .collect();
-    let first = units.iter().map(|unit| unit.visible.start / KV_BLOCK).min().unwrap_or(0);
-    let end = units.iter().map(|unit| unit.visible.end.div_ceil(KV_BLOCK)).max().unwrap_or(0);
+    let first = units.iter().map(|unit| unit.first).min().unwrap_or(0);
+    let end = units.iter().map(|unit| attention.span(&unit.visible).end).max().unwrap_or(0);
     for index in first..end {
         let (scale, softcap) = (shape.scale, shape.softcap);
+        // A single token waits for memory; several work on what is there.
+        let next = (rows.len() == 1 && index + 1 < attention.blocks.len()).then(|| attention.block(index + 1));
+        let next = next.map(|(keys, values)| [keys.place(), values.place()]);
         // SAFETY: the target feature is the caller's promise.
         unsafe {
             match attention.block(index) {
                 (BlockView::F32(keys), BlockView::F32(values)) => {
-                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter::<L>(&mut units);
+                    Block { index, keys, values, k_dim, v_dim, next, scale, softcap }.enter::<L>(&mut units);
                 }
                 (BlockView::F16(keys), BlockView::F16(values)) => {
-                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter_widened::<L>(
+                    Block { index, keys, values, k_dim, v_dim, next, scale, softcap }.enter_widened::<L>(
                         &mut units,
                         &mut scratch.widened,
                         tile::<L>(),
@@ -155,7 +164,7 @@ pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32]
                     let [wide_keys, wide_values] = &mut scratch.scales;
                     let keys = Quantized { quants: keys, scales: widened::<L>(key_scales, wide_keys) };
                     let values = Quantized { quants: values, scales: widened::<L>(value_scales, wide_values) };
-                    Block { index, keys, values, k_dim, v_dim, scale, softcap }.enter_widened::<L>(
+                    Block { index, keys, values, k_dim, v_dim, next, scale, softcap }.enter_widened::<L>(
                         &mut units,
                         &mut scratch.widened,
                         tile_of_bytes::<L>(),
@@ -164,9 +173,6 @@ pub(crate) unsafe fn attend<L: Lanes>(attention: &Attention<'_>, out: &mut [f32]
                 _ => unreachable!("a layer's keys and values are of one type"),
             }
         }
-    }
-    for unit in units {
-        finish(unit.out, unit.max, unit.sum, unit.sink);
     }
 }
 
@@ -200,6 +206,8 @@ struct Block<T> {
     values: T,
     k_dim: usize,
     v_dim: usize,
+    /// Where the keys and values of the block after it lie, and their bytes: they are fetched while this one is worked on.
+    next: Option<[(*const u8, usize); 2]>,
     scale: f32,
     softcap: Option<f32>,
 }
@@ -208,7 +216,7 @@ impl<T: Numbers> Block<T> {
     /// As [`Block::enter`], by way of `memory` if there are more units than `direct`: widening once for all is faster then.
     #[inline(always)]
     unsafe fn enter_widened<L: Lanes>(self, units: &mut [Unit<'_>], memory: &mut [Zeroed<f32>; 2], direct: usize) {
-        let Self { index, k_dim, v_dim, scale, softcap, .. } = self;
+        let Self { index, k_dim, v_dim, next, scale, softcap, .. } = self;
         if units.len() <= direct {
             // SAFETY: the target feature is the caller's promise.
             return unsafe { self.enter::<L>(units) };
@@ -233,7 +241,9 @@ impl<T: Numbers> Block<T> {
             }
         }
         // SAFETY: the target feature is the caller's promise.
-        unsafe { Block { index, keys: &*keys, values: &*values, k_dim, v_dim, scale, softcap }.enter::<L>(units) };
+        unsafe {
+            Block { index, keys: &*keys, values: &*values, k_dim, v_dim, next, scale, softcap }.enter::<L>(units);
+        };
     }
 
     /// Takes it into every unit that sees some of it, in runs of units that see the same keys.
@@ -291,16 +301,16 @@ impl<T: Numbers> Block<T> {
         for (i, unit) in units.iter_mut().enumerate() {
             // SAFETY: the target feature is the caller's promise.
             let (max, sum) = unsafe { soften::<L>(&mut weights[i], &slots, self.scale, self.softcap) };
-            let fresh = unit.visible.start / KV_BLOCK == self.index;
-            let new_max = if fresh { max } else { unit.max.max(max) };
-            (exponents[i], exponents[i + half]) = (unit.max - new_max, max - new_max);
-            (unit.max, sums[i], merges[i].fresh) = (new_max, sum, fresh);
+            let fresh = unit.first == self.index;
+            let new_max = if fresh { max } else { unit.seen.max.max(max) };
+            (exponents[i], exponents[i + half]) = (unit.seen.max - new_max, max - new_max);
+            (unit.seen.max, sums[i], merges[i].fresh) = (new_max, sum, fresh);
         }
         // SAFETY: the target feature is the caller's promise; there are as many exponents as any register has.
         unsafe { L::store(exponents.as_mut_ptr(), exp_of(L::load(exponents.as_ptr()))) };
         for (i, (unit, merge)) in units.iter_mut().zip(&mut merges).enumerate() {
             (merge.old, merge.new) = (exponents[i], exponents[i + half]);
-            unit.sum = merge.of(unit.sum, sums[i]);
+            unit.seen.sum = merge.of(unit.seen.sum, sums[i]);
         }
 
         let v_dim = self.v_dim;
@@ -346,6 +356,9 @@ impl<T: Numbers> Block<T> {
         unsafe {
             let mut sums = [[L::zero(); N]; Q];
             for d in 0..k_dim {
+                if let (Some(next), 0) = (self.next, from) {
+                    next.into_iter().for_each(|place| fetch_part(place, d, k_dim));
+                }
                 let q: [L; Q] = q.map(|q| L::splat(*q.get_unchecked(d)));
                 for n in 0..N {
                     let keys: L = self.keys.keys(from + n * L::COUNT, d);
@@ -397,6 +410,16 @@ impl<T: Numbers> Block<T> {
                 }
             }
         }
+    }
+}
+
+/// Fetches the cache lines of one of `parts` parts of a place in memory: its beginning and its bytes.
+#[inline(always)]
+unsafe fn fetch_part((start, bytes): (*const u8, usize), part: usize, parts: usize) {
+    let length = bytes / parts;
+    for at in (part * length..(part + 1) * length).step_by(64) {
+        // SAFETY: a prefetch of any address faults never.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
     }
 }
 

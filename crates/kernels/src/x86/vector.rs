@@ -28,6 +28,7 @@ macro_rules! vector_table {
             attend(
                 attention: &crate::attention::Attention<'_>,
                 out: &mut [f32],
+                seen: &mut [crate::attention::Seen],
                 scratch: &mut crate::attention::AttentionScratch
             );
         }

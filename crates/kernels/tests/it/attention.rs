@@ -2,7 +2,8 @@
 
 use crate::numbers::{ADVERSARIAL, assert_bits, random};
 use freehold_kernels::{
-    AttentionRow, AttentionScratch, AttentionShape, Isa, KV_BLOCK, KvLayer, KvShape, KvType, VectorKernels,
+    AttentionInput, AttentionRow, AttentionScratch, AttentionShape, Compute, Isa, KV_BLOCK, KvLayer, KvShape, KvType,
+    VectorKernels,
 };
 
 /// A sequence in a cache, and the queries of all its tokens.
@@ -139,6 +140,44 @@ fn bits_are_the_references_on_every_instruction_set_and_tiling() {
                         let got = sequence.attend(isa, &positions, tile);
                         let case = format!("{isa}, {tile} rows at a time, {name} numbers in {kv_type}, {shape:?}");
                         assert_bits(&case, &got, &expected);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where there are few heads and many threads, the blocks of a token are shared out; where tokens follow each other in a
+/// sequence, they are not.
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let shapes = [
+        shape(9, 3, 64, 64, None),
+        shape(4, 1, 32, 40, Some(150)),
+        shape(2, 2, 5, 13, Some(64)),
+        with_sinks(capped(30.0, shape(4, 2, 16, 16, None))),
+    ];
+    for shape in shapes {
+        let sequence = Sequence::new(KvType::F16, shape.clone(), 400, |seed, length| random(seed, length, 1.0));
+        for positions in [&[399][..], &[0, 63, 64, 320], &[130, 131, 132, 133], &[255, 1, 398]] {
+            let tables: Vec<Vec<u32>> = positions.iter().map(|_| sequence.blocks.clone()).collect();
+            let outputs = |isa, threads, apart: bool| {
+                let tokens = positions.iter().zip(&tables).map(|(&position, table)| AttentionInput {
+                    q: sequence.row(position).q,
+                    position,
+                    blocks: if apart { table } else { &sequence.blocks },
+                });
+                let mut out = vec![f32::NAN; positions.len() * shape.heads * shape.v_dim];
+                let compute = Compute::new(isa, threads).unwrap();
+                compute.attend(&sequence.layer, &shape, &tokens.collect::<Vec<_>>(), &mut out);
+                out
+            };
+            let expected = outputs(Isa::Reference, 1, false);
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                for threads in [1, 2, 3, 4, 7] {
+                    for apart in [false, true] {
+                        let case = format!("{isa}, {threads} threads, apart: {apart}, {positions:?}, {shape:?}");
+                        assert_bits(&case, &outputs(isa, threads, apart), &expected);
                     }
                 }
             }

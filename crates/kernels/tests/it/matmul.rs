@@ -3,7 +3,7 @@
 
 use crate::numbers::{ADVERSARIAL, assert_bits, available, random};
 use freehold_base::Dtype;
-use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, Pool, Product, dequantize_vector};
+use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, Product, dequantize_vector};
 use half::{bf16, f16};
 
 const DTYPES: [Dtype; 26] = [
@@ -129,7 +129,7 @@ fn every_instruction_set_gives_the_references_bits() {
                 let seed = (shape * 100 + case) as u64;
                 let reference = Compute::new(Isa::Reference, 1).unwrap();
                 let scale = if dtype == Dtype::BF16 && case == 3 { scale * 1e-4 } else { scale };
-                let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, seed, scale), reference.pool()).unwrap();
+                let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, seed, scale), &reference).unwrap();
                 let x = activations(case, m * k, seed + 1);
                 let bias = random(seed + 2, n, 1.0);
                 let expected = product(&reference, &matrix, &x, Some(&bias));
@@ -189,7 +189,7 @@ fn sums_of_the_largest_numbers_are_exact() {
                         Dtype::IQ1_M => block[55] &= 0xbf,
                         _ => {}
                     }
-                    let matrix = Matrix::pack(dtype, n, k, &block.repeat(n * 2), reference.pool()).unwrap();
+                    let matrix = Matrix::pack(dtype, n, k, &block.repeat(n * 2), &reference).unwrap();
                     let expected = product(&reference, &matrix, &x, None);
                     let mut row = vec![0.0; k];
                     matrix.dequantize_row(0, &mut row);
@@ -220,7 +220,7 @@ fn what_is_not_a_number_reaches_the_outputs() {
         let (n, k) = (5, 512);
         for isa in available() {
             let compute = Compute::new(isa, 1).unwrap();
-            let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, 7, 0.1), compute.pool()).unwrap();
+            let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, 7, 0.1), &compute).unwrap();
             for number in [f32::NAN, -f32::NAN, f32::INFINITY] {
                 // In each place of a register, and after larger and smaller numbers.
                 for place in [0, 3, 8, 31, 270, 511] {
@@ -241,7 +241,7 @@ fn the_reference_is_close_to_a_product_in_double_precision() {
     let compute = Compute::new(Isa::Reference, 1).unwrap();
     for dtype in DTYPES {
         let (n, k, m) = (19, 512, 3);
-        let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, 5, 0.1), compute.pool()).unwrap();
+        let matrix = Matrix::pack(dtype, n, k, &weights(dtype, n, k, 5, 0.1), &compute).unwrap();
         let x = random(6, m * k, 1.0);
         let result = product(&compute, &matrix, &x, None);
         let mut row = vec![0.0; k];
@@ -262,7 +262,7 @@ fn the_reference_is_close_to_a_product_in_double_precision() {
 #[test]
 fn dequantised_rows_are_those_of_the_formats_own_implementation() {
     let golden: serde_json::Value = serde_json::from_str(include_str!("../data/quants_golden.json")).unwrap();
-    let pool = Pool::new(1).unwrap();
+    let compute = Compute::new(Isa::Reference, 1).unwrap();
     let mut checked = Vec::new();
     for dtype in DTYPES {
         let Some(case) = golden.get(dtype.to_string()) else { continue };
@@ -275,7 +275,7 @@ fn dequantised_rows_are_those_of_the_formats_own_implementation() {
             decode("values_f32_b64").chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
         let raw = decode("raw_b64");
         let cols = if dtype.block().0 == 1 { values.len() } else { dtype.block().0 };
-        let matrix = Matrix::pack(dtype, values.len() / cols, cols, &raw, &pool).unwrap();
+        let matrix = Matrix::pack(dtype, values.len() / cols, cols, &raw, &compute).unwrap();
         let mut row = vec![0.0; cols];
         for (index, expected) in values.chunks_exact(cols).enumerate() {
             matrix.dequantize_row(index, &mut row);
@@ -289,9 +289,9 @@ fn dequantised_rows_are_those_of_the_formats_own_implementation() {
 
 #[test]
 fn what_cannot_be_packed_is_refused() {
-    let pool = Pool::new(1).unwrap();
+    let compute = Compute::new(Isa::Reference, 1).unwrap();
     let check = |dtype, rows, cols, bytes: &[u8], expected: &str| {
-        let error = Matrix::pack(dtype, rows, cols, bytes, &pool).err().expect(expected).to_string();
+        let error = Matrix::pack(dtype, rows, cols, bytes, &compute).err().expect(expected).to_string();
         assert!(error.contains(expected), "{error}");
         if rows == 1 {
             let error = dequantize_vector(dtype, cols, bytes).expect_err(expected).to_string();

@@ -45,17 +45,19 @@ pub(super) fn run(json: bool) -> Result<()> {
 
     let mut reads = Vec::new();
     let mut products = Vec::new();
-    let memory = buffer(MEMORY_BYTES)?;
+    let compute = Compute::new(Isa::Reference, 1).context("a thread cannot be started")?;
+    let memory = buffer(&compute, MEMORY_BYTES)?;
+    let all = memory.as_slice();
     for &threads in &thread_counts {
         let pool = Pool::new(threads).with_context(|| format!("{threads} threads cannot be started"))?;
-        let cached = &memory[..memory.len().min(CACHED_BYTES_PER_THREAD / size_of::<u64>() * threads)];
-        for (name, buffer, passes) in [("cache", cached, CACHED_PASSES), ("memory", &memory, 1)] {
+        let cached = &all[..all.len().min(CACHED_BYTES_PER_THREAD / size_of::<u64>() * threads)];
+        for (name, buffer, passes) in [("cache", cached, CACHED_PASSES), ("memory", all, 1)] {
             let bytes_per_second = read_rate(&pool, buffer, passes);
             reads.push(Read { name, buffer_bytes: size_of_val(buffer), threads, bytes_per_second });
             bar.inc(1);
         }
     }
-    drop(memory);
+    drop((memory, compute));
     for &isa in isas.iter().rev() {
         for &threads in &thread_counts {
             let compute = Compute::new(isa, threads).with_context(|| format!("{threads} threads cannot be started"))?;

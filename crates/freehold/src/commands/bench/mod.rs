@@ -8,6 +8,8 @@ use crate::home::Home;
 use crate::output::UsageError;
 use anyhow::{Context as _, Result};
 use freehold_base::units::format_bytes;
+use freehold_engine::speed::read_buffer;
+use freehold_kernels::{Compute, Zeroed};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples: freehold bench smollm2:135m, freehold bench --machine\n\n\
@@ -41,11 +43,6 @@ impl Options {
     }
 }
 
-/// Memory that is there: pages never written to are all one page of zeros.
-fn buffer(bytes: usize) -> Result<Vec<u64>> {
-    let mut words = Vec::new();
-    let count = bytes / size_of::<u64>();
-    words.try_reserve_exact(count).with_context(|| format!("{} of memory are needed", format_bytes(bytes as u64)))?;
-    words.resize(count, 1);
-    Ok(words)
+fn buffer(compute: &Compute, bytes: usize) -> Result<Zeroed<u64>> {
+    read_buffer(compute, bytes).with_context(|| format!("{} of memory are needed", format_bytes(bytes as u64)))
 }

@@ -50,10 +50,10 @@ struct Bound {
 
 impl Limits {
     fn measure(compute: &Compute, cost: &Cost) -> Result<Self> {
-        let buffer = buffer(cost.weight_bytes as usize)?;
+        let buffer = buffer(compute, cost.weight_bytes as usize)?;
         let rate = |&(dtype, _): &_| Ok((dtype, product_rate(compute, dtype)?));
         Ok(Self {
-            read_rate: read_rate(compute.pool(), &buffer, 1),
+            read_rate: read_rate(compute.pool(), buffer.as_slice(), 1),
             product_rates: cost.products.iter().map(rate).collect::<Result<_>>()?,
         })
     }

@@ -174,7 +174,7 @@ mod tests {
             ] {
                 let (length, size) = dtype.block();
                 let bytes = vec![0; 16 * cols / length * size];
-                let matrix = Matrix::pack(dtype, 16, cols, &bytes, compute.pool()).unwrap();
+                let matrix = Matrix::pack(dtype, 16, cols, &bytes, &compute).unwrap();
                 let mut activations = Activations::new();
                 compute.prepare(ActivationKind::of(dtype), &vec![1.0; rows * cols], cols, &mut activations);
                 let mut out = vec![f32::NAN; rows * 16];
