@@ -44,6 +44,8 @@ pub struct Matrix {
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
+/// About how much of a file is packed at a time.
+const PART_BYTES: usize = 16 << 20;
 
 /// Why a tensor cannot become a [`Matrix`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +87,21 @@ impl Matrix {
     /// # Errors
     /// If the type has no kernel, the size is not that of `rows` × `cols`, a number is not finite, or memory is short.
     pub fn pack(dtype: Dtype, rows: usize, cols: usize, bytes: &[u8], compute: &Compute) -> Result<Self, MatrixError> {
+        Self::pack_in_parts(dtype, rows, cols, bytes, compute, |_| {})
+    }
+
+    /// The same, part by part: `packed` is told each part of `bytes`, some megabytes long, once it is no longer needed.
+    ///
+    /// # Errors
+    /// As of [`Matrix::pack`].
+    pub fn pack_in_parts(
+        dtype: Dtype,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+        compute: &Compute,
+        mut packed: impl FnMut(&[u8]),
+    ) -> Result<Self, MatrixError> {
         let (block, block_bytes) = packed_block(dtype).ok_or(MatrixError::UnsupportedDtype(dtype))?;
         let wrong_size = || MatrixError::WrongSize { dtype, rows, cols, bytes: bytes.len() };
         let row_bytes = dtype
@@ -96,23 +113,31 @@ impl Matrix {
             cols.div_ceil(block).checked_mul(block_bytes).and_then(|all| all.checked_next_multiple_of(LINE));
         let group_bytes = group_bytes.ok_or_else(wrong_size)?;
         let size = rows.div_ceil(GROUP).checked_mul(group_bytes).ok_or_else(wrong_size)?;
-        let mut packed = compute.weights().zeroed(size).ok_or(MatrixError::NoMemory { bytes: size })?;
-        let bad_row = AtomicUsize::new(usize::MAX);
-        compute.pool().run_rows(packed.as_mut_slice(), group_bytes, 1, |group, packed| {
-            let first = group * GROUP;
-            let mut sources: [&[u8]; GROUP] = [&[]; GROUP];
-            let sources = &mut sources[..GROUP.min(rows - first)];
-            for (source, bytes) in sources.iter_mut().zip(bytes[first * row_bytes..].chunks_exact(row_bytes)) {
-                *source = bytes;
+        let mut groups = compute.weights().zeroed(size).ok_or(MatrixError::NoMemory { bytes: size })?;
+        let part_groups = (PART_BYTES / GROUP / row_bytes).max(1);
+        let parts = bytes.chunks(part_groups * GROUP * row_bytes);
+        let destinations = groups.as_mut_slice().chunks_mut(part_groups * group_bytes);
+        for (part, (bytes, groups)) in parts.zip(destinations).enumerate() {
+            let bad_row = AtomicUsize::new(usize::MAX);
+            compute.pool().run_rows(groups, group_bytes, 1, |group, packed| {
+                let mut sources: [&[u8]; GROUP] = [&[]; GROUP];
+                let mut count = 0;
+                for (source, row) in sources.iter_mut().zip(bytes[group * GROUP * row_bytes..].chunks_exact(row_bytes))
+                {
+                    *source = row;
+                    count += 1;
+                }
+                if let Some(lane) = pack_group(dtype, &sources[..count], packed) {
+                    bad_row.fetch_min(group * GROUP + lane, Ordering::Relaxed);
+                }
+            });
+            packed(bytes);
+            match bad_row.into_inner() {
+                usize::MAX => {}
+                row => return Err(MatrixError::NotFinite { row: part * part_groups * GROUP + row }),
             }
-            if let Some(lane) = pack_group(dtype, sources, packed) {
-                bad_row.fetch_min(first + lane, Ordering::Relaxed);
-            }
-        });
-        match bad_row.into_inner() {
-            usize::MAX => Ok(Self { dtype, rows, cols, packed }),
-            row => Err(MatrixError::NotFinite { row }),
         }
+        Ok(Self { dtype, rows, cols, packed: groups })
     }
 
     /// Encoding of the numbers.

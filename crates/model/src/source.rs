@@ -334,10 +334,10 @@ impl<'a> Source<'a> {
         cols: usize,
         bytes: &[u8],
     ) -> Result<Matrix, Error> {
-        let packed = Matrix::pack(tensor.dtype, rows, cols, bytes, self.compute);
-        // The file's pages need not stay beside the matrix: other parts of the tensor fault theirs in when they are packed.
-        self.checkpoint.release(tensor.bytes);
-        packed.map_err(|source| unusable(tensor, source))
+        // The file's pages need not stay beside the matrix. Those at the edges of a part come again with the next one.
+        let release = |part: &[u8]| self.checkpoint.release(part);
+        Matrix::pack_in_parts(tensor.dtype, rows, cols, bytes, self.compute, release)
+            .map_err(|source| unusable(tensor, source))
     }
 
     /// Packs a matrix that a tensor of experts, [experts, `cols`, n], holds turned over: its rows are the n columns of

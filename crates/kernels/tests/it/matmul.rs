@@ -3,7 +3,7 @@
 
 use crate::numbers::{ADVERSARIAL, assert_bits, available, random};
 use freehold_base::Dtype;
-use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, Product, dequantize_vector};
+use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, MatrixError, Product, dequantize_vector};
 use half::{bf16, f16};
 
 const DTYPES: [Dtype; 26] = [
@@ -331,4 +331,25 @@ fn what_cannot_be_packed_is_refused() {
     let mut bytes = [0; 20 * 56];
     (bytes[17 * 56 + 53], bytes[17 * 56 + 55]) = (0xc0, 0x70);
     check(Dtype::IQ1_M, 20, 256, &bytes, "row 17 holds NaN");
+}
+
+#[test]
+fn large_matrices_are_packed_part_by_part() {
+    let compute = Compute::new(Isa::Reference, 2).unwrap();
+    let (rows, cols) = (40, 300_000);
+    let numbers: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
+    let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let mut parts = Vec::new();
+    let matrix = Matrix::pack_in_parts(Dtype::F32, rows, cols, &bytes, &compute, |part| parts.push(part.len())).unwrap();
+    assert!(parts.len() > 1, "{parts:?}");
+    assert_eq!(parts.iter().sum::<usize>(), bytes.len());
+    let mut row = vec![0.0; cols];
+    for (index, expected) in numbers.chunks_exact(cols).enumerate() {
+        matrix.dequantize_row(index, &mut row);
+        assert_bits(&format!("row {index}"), &row, expected);
+    }
+
+    bytes[(37 * cols + 5) * 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let error = Matrix::pack(Dtype::F32, rows, cols, &bytes, &compute).err().unwrap();
+    assert_eq!(error, MatrixError::NotFinite { row: 37 });
 }
