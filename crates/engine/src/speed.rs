@@ -95,6 +95,8 @@ pub fn any_tokens(vocabulary: usize, count: usize) -> Vec<u32> {
 pub struct Trial<'a> {
     /// Those of the whole cache, in order.
     blocks: Vec<u32>,
+    /// The tokens that the cache holds from its first position on.
+    held: Vec<u32>,
     steps: Steps<'a>,
 }
 
@@ -114,33 +116,42 @@ impl<'a> Trial<'a> {
     pub fn new(model: &'a Model, compute: &'a Compute, kv_type: KvType, blocks: u32) -> Result<Self, Error> {
         let cache = model.new_cache(kv_type, blocks as usize)?;
         let steps = Steps { model, compute, cache, workspace: Workspace::default(), logits: Vec::new() };
-        Ok(Self { blocks: (0..blocks).collect(), steps })
+        Ok(Self { blocks: (0..blocks).collect(), held: Vec::new(), steps })
     }
 
     /// How long a prompt takes, up to the logits of its last token, in steps like the engine's.
     pub fn prefill(&mut self, tokens: &[u32]) -> Duration {
-        let began = Instant::now();
-        for (index, part) in tokens.chunks(PROMPT_TOKENS_PER_STEP).enumerate() {
-            let start = index * PROMPT_TOKENS_PER_STEP;
-            let logits = if start + part.len() < tokens.len() { LogitRows::None } else { LogitRows::Last };
-            self.steps.forward(&[Chunk { tokens: part, start, blocks: &self.blocks, logits }]);
-        }
-        began.elapsed()
+        self.held.clear();
+        self.extend(tokens, PROMPT_TOKENS_PER_STEP)
     }
 
-    /// How long the tokens from `depth` on take one by one, after those before it.
+    /// How long the tokens from `depth` on take one by one, after those before it. What the cache holds of those already is
+    /// not computed again.
     pub fn decode(&mut self, tokens: &[u32], depth: usize) -> Duration {
-        self.prefill(&tokens[..depth]);
+        let (before, after) = tokens.split_at(depth);
+        let same = self.held.iter().zip(before).take_while(|(held, token)| held == token).count();
+        self.held.truncate(same);
+        self.extend(&before[same..], PROMPT_TOKENS_PER_STEP);
+        self.extend(after, 1)
+    }
+
+    /// How long tokens take, after those that the cache holds.
+    fn extend(&mut self, tokens: &[u32], tokens_per_step: usize) -> Duration {
         let began = Instant::now();
-        for start in depth..tokens.len() {
-            let tokens = &tokens[start..=start];
-            self.steps.forward(&[Chunk { tokens, start, blocks: &self.blocks, logits: LogitRows::Last }]);
+        let end = self.held.len() + tokens.len();
+        for part in tokens.chunks(tokens_per_step) {
+            let start = self.held.len();
+            self.held.extend(part);
+            let is_prompt = tokens_per_step > 1 && self.held.len() < end;
+            let logits = if is_prompt { LogitRows::None } else { LogitRows::Last };
+            self.steps.forward(&[Chunk { tokens: part, start, blocks: &self.blocks, logits }]);
         }
         began.elapsed()
     }
 
     /// How long sequences of one length take together, a token of each in a step, from their second tokens on.
     pub fn streams(&mut self, sequences: &[&[u32]]) -> Duration {
+        self.held.clear();
         let length = sequences[0].len();
         let mut began = Instant::now();
         for start in 0..length {
