@@ -173,7 +173,7 @@ fn import() {
 #[test]
 fn bench_of_a_model() {
     let home = Home::with_tiny();
-    let workload = ["--prefill", "70", "--decode", "2", "--depths", "1,65", "--streams", "3", "--threads", "2"];
+    let workload = ["--prefill", "70", "--decode", "2", "--depths", "1,65", "--streams", "1,3", "--threads", "2"];
     // That the build is a slow one is said on standard error.
     let measured: Value =
         serde_json::from_str(&home.run(&[&["bench", "tiny", "--json"][..], &workload].concat()).stdout).unwrap();
@@ -185,6 +185,7 @@ fn bench_of_a_model() {
     ] {
         assert_eq!(measured[key], expected, "{key}");
     }
+    assert_eq!(measured["weight_bytes"], measured["weight_bytes_per_token"]);
     for key in ["weight_bytes_per_token", "read_bytes_per_second"] {
         assert!(measured[key].as_f64().unwrap() > 0.0, "{key}: {measured}");
     }
@@ -194,6 +195,7 @@ fn bench_of_a_model() {
         json!({"prefill": 70}),
         json!({"decode": 2, "depth": 1}),
         json!({"decode": 2, "depth": 65}),
+        json!({"decode": 2, "streams": 1}),
         json!({"decode": 2, "streams": 3}),
     ];
     assert_eq!(workloads, expected.iter().collect::<Vec<_>>());
@@ -203,7 +205,7 @@ fn bench_of_a_model() {
         assert!(matches!(figure["bound_by"].as_str(), Some("reading" | "products")), "{figure}");
     }
     let table = home.run(&[&["bench", "tiny"][..], &workload].concat());
-    for row in ["prompt of 70", "decoding after 65", "3 streams together", "Decoding "] {
+    for row in ["prompt of 70", "decoding after 65", "1 stream ", "3 streams together", "Decoding "] {
         assert!(table.stdout.contains(row), "{}{}", table.stdout, table.stderr);
     }
 }

@@ -31,6 +31,9 @@ pub(super) struct Workload {
     streams: Vec<u32>,
 }
 
+/// In a step of so many tokens, every expert is some token's.
+const MANY_TOKENS: usize = 4096;
+
 /// The share of the limit above which nothing but the limit is worth naming.
 const NEAR: f64 = 0.7;
 
@@ -119,6 +122,7 @@ impl Workload {
         bar.finish_and_clear();
 
         let weight_bytes = of_token.weight_bytes;
+        let all_weight_bytes = model.cost(MANY_TOKENS, 1).weight_bytes;
         if json {
             let figure = |figure: &Figure| {
                 json!({
@@ -135,6 +139,7 @@ impl Workload {
                 "isa": compute.isa().to_string(),
                 "threads": compute.pool().threads(),
                 "weight_bytes_per_token": weight_bytes,
+                "weight_bytes": all_weight_bytes,
                 "read_bytes_per_second": limits.read_rate,
                 "products_per_second": rates.collect::<serde_json::Map<_, _>>(),
                 "figures": figures.iter().map(figure).collect::<Vec<_>>(),
@@ -147,8 +152,14 @@ impl Workload {
             compute.isa(),
             compute.pool().threads()
         ))?;
+        // Of a model with experts, a token needs the chosen ones only.
+        let of_all = if all_weight_bytes > weight_bytes {
+            format!(" of the model's {}", format_bytes(all_weight_bytes))
+        } else {
+            String::new()
+        };
         output::print_line(&format!(
-            "A token needs {} of weights; of a buffer that large this machine reads {} a second.\n",
+            "A token needs {} of weights{of_all}; of a buffer that large this machine reads {} a second.\n",
             format_bytes(weight_bytes),
             format_bytes(limits.read_rate as u64)
         ))?;
@@ -210,7 +221,8 @@ impl Workload {
             let seconds = trial(streams, decode + 1)?.streams(&sequences).as_secs_f64();
             let bound = limits.bound(&model.cost(streams, streams), position_bytes * (streams * decode / 2) as u64);
             let workload = json!({ "decode": decode, "streams": streams });
-            add(format!("{streams} streams together"), workload, streams * decode, decode, seconds, &bound);
+            let name = if streams == 1 { "1 stream".to_owned() } else { format!("{streams} streams together") };
+            add(name, workload, streams * decode, decode, seconds, &bound);
         }
         Ok(figures)
     }
