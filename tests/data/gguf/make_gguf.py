@@ -5,6 +5,7 @@
     venv/bin/python make_gguf.py --check FILE…   # logits of llama.cpp against golden.json (needs llama-cpp-python)
     venv/bin/python make_gguf.py --wide FOLDER   # FOLDER/NAME (Hugging Face), FOLDER/NAME.f32.gguf, FOLDER/NAME.q8_0.gguf
     venv/bin/python make_gguf.py --quantize FILE…  # X.f32.gguf -> X.q4_k_m.gguf, by llama.cpp (needs llama-cpp-python)
+    venv/bin/python make_gguf.py --experts FILE  # a mixture of experts for benchmarks, F16, 3.3 GB
 
 The rules, from `convert_hf_to_gguf.py` and its modules: q and k of llama, granite and smollm3 interleave the halves of each
 head; Gemma's norms have 1 added; experts are stacked into one tensor; gpt-oss's are turned over and parted. Tensor names
@@ -284,6 +285,35 @@ def make_wide(folder):
         write_gguf(folder / f"{name}.q8_0.gguf", config, tensors, gguf.GGMLQuantizationType.Q8_0)
 
 
+def make_experts(path):
+    """In the form of OLMoE: of each of 16 layers' 64 experts a token chooses 8. Larger than caches, smaller than most memories."""
+    layers, experts, width, inner, vocabulary = 16, 64, 1024, 512, 32_000
+    config = json.loads((GOLDEN / "olmoe" / "config.json").read_text())
+    config.update(
+        hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=16,
+        num_experts=experts, num_experts_per_tok=8, vocab_size=vocabulary, max_position_embeddings=4096,
+    )  # fmt: skip
+    random = np.random.Generator(np.random.PCG64(20261126))
+
+    def matrix(*shape):
+        return (random.standard_normal(shape, dtype=np.float32) / math.sqrt(shape[-1])).astype(np.float16)
+
+    ones = np.ones(width, dtype=np.float32)
+    tensors = {"model.embed_tokens.weight": matrix(vocabulary, width), "lm_head.weight": matrix(vocabulary, width)}
+    tensors["model.norm.weight"] = ones
+    for layer in range(layers):
+        before = f"model.layers.{layer}"
+        for norm in ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"):
+            tensors[f"{before}.{norm}.weight"] = ones
+        for projection in "qkvo":
+            tensors[f"{before}.self_attn.{projection}_proj.weight"] = matrix(width, width)
+        # Routers stay in F32.
+        tensors[f"{before}.mlp.gate.weight"] = matrix(experts, width).astype(np.float32)
+        for name, rows, columns in [("gate", inner, width), ("up", inner, width), ("down", width, inner)]:
+            tensors[f"blk.{layer}.ffn_{name}_exps.weight"] = matrix(experts, rows, columns)
+    write_gguf(path, config, tensors)
+
+
 def llama_cpp_logits(path, tokens):
     """Logits at every position, F32 throughout where llama.cpp allows it."""
     import llama_cpp
@@ -331,11 +361,14 @@ def check(paths):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wide", type=pathlib.Path, metavar="FOLDER")
+    parser.add_argument("--experts", type=pathlib.Path, metavar="FILE")
     parser.add_argument("--check", nargs="+", metavar="FILE")
     parser.add_argument("--quantize", nargs="+", metavar="FILE")
     arguments = parser.parse_args()
     if arguments.wide:
         make_wide(arguments.wide)
+    elif arguments.experts:
+        make_experts(arguments.experts)
     elif arguments.quantize:
         quantize(arguments.quantize)
     elif arguments.check:
