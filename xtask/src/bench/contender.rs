@@ -1,58 +1,79 @@
-//! An engine in a process of its own, which answers questions: a line each on its standard input and output.
+//! An engine in a process of its own, which answers questions: see [`super::protocol`].
 
-use anyhow::{Context as _, Result};
-use freehold_engine::speed::any_tokens;
+use super::protocol::{Answer, Question};
+use anyhow::{Context as _, Result, bail};
 use freehold_kernels::Isa;
-use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::str::FromStr;
 
-/// What runs llama.cpp.
+const WORKER_SCRIPT: &str = include_str!("../../scripts/bench_worker.py");
 const LLAMA_CPP_SCRIPT: &str = include_str!("../../scripts/bench_llama_cpp.py");
+const MISTRAL_RS_SCRIPT: &str = include_str!("../../scripts/bench_mistral_rs.py");
 
-/// Below the vocabulary of every model that is compared.
-const VOCABULARY: usize = 30_000;
-
-/// What can be asked. Answers are seconds, if nothing else is said.
-#[derive(Clone, Copy)]
-pub(crate) enum Question {
-    /// Loading the model, up to the logits of a prompt's last token. The first question.
-    Load { tokens: usize },
-    /// A prompt.
-    Prefill { tokens: usize },
-    /// Tokens one by one, after `depth` others.
-    Decode { depth: usize, tokens: usize },
-    /// Tokens of several sequences, one of each in a step.
-    Streams { streams: usize, tokens: usize },
-    /// Bytes of memory that the process had at most, files that it mapped among them.
-    PeakBytes,
-    /// Bytes a second that a buffer of the weights' size is read with. Of this engine alone.
-    ReadRate,
-    /// Bytes of weights that a token needs. Of this engine alone.
-    WeightBytes,
+/// An engine to compare with.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    /// For the table. It begins with the engine's name: two builds of one engine can be told apart.
+    pub(crate) name: String,
+    engine: Engine,
+    program: PathBuf,
 }
 
-/// The question as both sides read it: its name, a number, and token ids.
-impl fmt::Display for Question {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, number, tokens) = match *self {
-            Self::Load { tokens } => ("load", 0, tokens),
-            Self::Prefill { tokens } => ("prefill", 0, tokens),
-            Self::Decode { depth, tokens } => ("decode", depth, depth + tokens),
-            // The first token of each is its prompt.
-            Self::Streams { streams, tokens } => ("streams", streams, streams * (tokens + 1)),
-            Self::PeakBytes => ("peak", 0, 0),
-            Self::ReadRate => ("read-rate", 0, 0),
-            Self::WeightBytes => ("weight-bytes", 0, 0),
+#[derive(Clone, Copy)]
+enum Engine {
+    LlamaCpp,
+    MistralRs,
+    Candle,
+}
+
+impl FromStr for Peer {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, program) = text.split_once('=').ok_or("give it as NAME=PROGRAM")?;
+        let engines = [("llama.cpp", Engine::LlamaCpp), ("mistral.rs", Engine::MistralRs), ("candle", Engine::Candle)];
+        let engine = engines.iter().find(|(engine, _)| name.starts_with(engine));
+        let (_, engine) = engine.ok_or("the name begins with `llama.cpp`, `mistral.rs` or `candle`")?;
+        Ok(Self { name: name.to_owned(), engine: *engine, program: program.into() })
+    }
+}
+
+impl Peer {
+    /// Its processes, one for each way of running that may be the fastest.
+    pub(crate) fn start(&self, model: &Path, threads: usize, column: usize) -> Result<Vec<Contender>> {
+        let python = |script: &str, arguments: &[&str]| {
+            let mut command = Command::new(&self.program);
+            command.args(["-c", &format!("{WORKER_SCRIPT}\n{script}")]).arg(model).args(arguments);
+            command
         };
-        let ids: Vec<String> = any_tokens(VOCABULARY, tokens).iter().map(u32::to_string).collect();
-        write!(f, "{name} {number} {}", ids.join(","))
+        let threads = &threads.to_string();
+        let commands = match self.engine {
+            // Without flash attention and with it.
+            Engine::LlamaCpp => {
+                ["0", "1"].map(|flash_attention| python(LLAMA_CPP_SCRIPT, &[threads, flash_attention])).into()
+            }
+            Engine::MistralRs => vec![python(MISTRAL_RS_SCRIPT, &[])],
+            Engine::Candle => {
+                let mut command = Command::new(&self.program);
+                command.arg(model);
+                vec![command]
+            }
+        };
+        let start = |mut command: Command| {
+            // Candle's number of threads, and that of mistral.rs, which stands on it.
+            command.env("RAYON_NUM_THREADS", threads).stderr(Stdio::null());
+            Contender::start(&self.name, &mut command, column)
+        };
+        commands.into_iter().map(start).collect()
     }
 }
 
 pub(crate) struct Contender {
     name: String,
+    /// Of the table. A peer's contenders share one, which the best of them fills.
+    pub(crate) column: usize,
     process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -63,17 +84,10 @@ impl Contender {
     pub(crate) fn freehold(model: &Path, isa: Isa, threads: usize) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "worker"]).arg(model).args(["--isa", &isa.to_string()]);
-        Self::start("freehold", command.args(["--threads", &threads.to_string()]).stderr(Stdio::inherit()))
+        Self::start("freehold", command.args(["--threads", &threads.to_string()]).stderr(Stdio::inherit()), 0)
     }
 
-    pub(crate) fn llama_cpp(python: &Path, model: &Path, threads: usize, flash_attention: bool) -> Result<Self> {
-        let mut command = Command::new(python);
-        command.args(["-c", LLAMA_CPP_SCRIPT]).arg(model);
-        command.args([threads.to_string(), u8::from(flash_attention).to_string()]);
-        Self::start("llama-cpp-python", command.stderr(Stdio::null()))
-    }
-
-    fn start(name: &str, command: &mut Command) -> Result<Self> {
+    fn start(name: &str, command: &mut Command, column: usize) -> Result<Self> {
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -81,17 +95,32 @@ impl Contender {
             .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
         let input = process.stdin.take().context("no standard input")?;
         let output = BufReader::new(process.stdout.take().context("no standard output")?);
-        Ok(Self { name: name.to_owned(), process, input, output })
+        Ok(Self { name: name.to_owned(), column, process, input, output })
     }
 
-    pub(crate) fn ask(&mut self, question: &Question) -> Result<f64> {
-        let name = &self.name;
-        writeln!(self.input, "{question}")
-            .and_then(|()| self.input.flush())
-            .with_context(|| format!("{name} ended"))?;
+    /// # Errors
+    /// If it ends before it has loaded a model, or says what is no answer. That it cannot do something is an answer.
+    pub(crate) fn ask(&mut self, question: &Question) -> Result<Answer> {
         let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        line.trim().parse().with_context(|| format!("{name} gave no answer: is it installed?"))
+        let asked = writeln!(self.input, "{question}").and_then(|()| self.input.flush());
+        let answered = asked.and_then(|()| self.output.read_line(&mut line)).is_ok() && !line.is_empty();
+        match question {
+            _ if answered => line.trim_end().parse().map_err(anyhow::Error::msg).context(self.name.clone()),
+            Question::Load { .. } => bail!("{} ended before it loaded a model: is it installed?", self.name),
+            _ => Ok(Answer(Err("its process ended".to_owned()))),
+        }
+    }
+
+    /// Linux's high-water mark of the process's resident memory, files that it mapped included.
+    pub(crate) fn peak_bytes(&self) -> Answer {
+        let peak = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            line.trim().strip_suffix("kB")?.trim_end().parse::<f64>().ok()
+        };
+        Answer(
+            peak().map(|kibibytes| kibibytes * 1024.0).ok_or_else(|| "the system tells no peak of memory".to_owned()),
+        )
     }
 }
 

@@ -60,7 +60,7 @@ fn check_dependencies_are_explained(tree: &Tree, workspace: &Table, problems: &m
 
 fn read(tree: &Tree, path: &str, problems: &mut Vec<Problem>) -> Option<Crate> {
     let manifest = parse(tree, path, problems)?;
-    // A workspace of its own stands beside the house: the fuzz targets.
+    // A workspace of its own stands beside the house: the fuzz targets, and a peer for benchmarks.
     if manifest.contains_key("workspace") {
         return None;
     }

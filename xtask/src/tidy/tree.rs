@@ -36,7 +36,8 @@ impl Tree {
             let path = format!("{prefix}{name}");
             let kind = entry.file_type().with_context(failed)?;
             if kind.is_dir() {
-                let is_built = matches!(prefix, "" | "fuzz/") && (name == "target" || name.starts_with("target-"));
+                let is_built = matches!(prefix, "" | "fuzz/" | "peers/candle/")
+                    && (name == "target" || name.starts_with("target-"));
                 let is_hidden = name.starts_with('.') && !OURS_THOUGH_HIDDEN.contains(&path.as_str());
                 if is_built || is_hidden {
                     continue;
