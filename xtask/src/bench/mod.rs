@@ -71,11 +71,11 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 32, default_value_if("growth", "true", "16"))]
     tokens: usize,
     /// Turns; the median counts.
-    #[arg(long, default_value_t = 5)]
-    turns: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    turns: u32,
     /// Processes started to see how long that takes and what memory they need; the median counts.
-    #[arg(long, default_value_t = 3)]
-    starts: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    starts: u32,
     /// Everything as JSON.
     #[arg(long)]
     json: bool,
@@ -87,7 +87,8 @@ impl Options {
         let isa = self.isa.unwrap_or_else(Isa::best);
         let names: Vec<&str> = std::iter::once("freehold").chain(self.peer.iter().map(|peer| &*peer.name)).collect();
         if !self.json {
-            println!("{isa}, {} threads, medians of {} turns and {} starts\n", self.threads, self.turns, self.starts);
+            let starts = if self.growth { String::new() } else { format!(" and {} starts", self.starts) };
+            println!("{isa}, {} threads, medians of {} turns{starts}\n", self.threads, self.turns);
             let peers = names[1..].iter().map(|name| format!(" {name} | ratio |")).collect::<String>();
             println!("| model | | freehold |{peers}\n|---|---|---|{}", "---|---|".repeat(self.peer.len()));
         }
