@@ -4,6 +4,7 @@ The block formats are ggml's. Each function gets blocks as bytes, [blocks, bytes
 minima; the table at the end says how many numbers and bytes a block has.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,6 +182,111 @@ def iq4_xs(b):
     return IQ4[nibbles(b[:, 8:], 16)], halves(b[:, :2]), sub, None, None
 
 
+# The types with codebooks. A word of a codebook is eight numbers (IQ1, IQ2) or four (IQ3).
+
+
+@functools.cache
+def codebook(kind):
+    """ggml's, from its Python package."""
+    from gguf import quants
+
+    quants_of_kind = getattr(quants, kind)
+    quants_of_kind.init_grid()
+    return quants_of_kind.grid.reshape(quants_of_kind.grid_shape).astype(np.int32)
+
+
+def words(raw, size):
+    return np.ascontiguousarray(raw).view(f"<u{size}").astype(np.int64)
+
+
+def signs(byte):
+    """-1 where a bit is set, the lowest first: one more axis, of eight."""
+    return 1 - 2 * (byte[..., None] >> np.arange(8) & 1)
+
+
+def signs_of_seven(packed):
+    """Of a word with four times seven bits: the eighth sign makes the number of minus signs even."""
+    seven = packed[..., None] >> 7 * np.arange(4) & 127
+    parity = (seven[..., None] >> np.arange(7) & 1).sum(axis=-1) & 1
+    return signs(seven | parity << 7)
+
+
+def lower_and_upper(raw):
+    """The nibbles in turn: of a byte the lower, then the upper."""
+    return np.stack([raw & 15, raw >> 4], axis=-1).reshape(len(raw), -1).astype(np.int32)
+
+
+def joined(values):
+    return values.reshape(len(values), -1)
+
+
+def iq2_xxs(b):
+    pairs = words(b[:, 2:], 4).reshape(len(b), 8, 2)
+    grid = codebook("IQ2_XXS")[b[:, 2:].reshape(len(b), 8, 8)[:, :, :4]]
+    quants = grid * signs_of_seven(pairs[:, :, 1])
+    return joined(quants), halves(b[:, :2]) / F32(8), 2 * (pairs[:, :, 1] >> 28) + 1, None, None
+
+
+def iq2_xs(b):
+    entries = words(b[:, 2:66], 2)
+    quants = codebook("IQ2_XS")[entries & 511] * signs_of_seven(entries >> 9)[:, :, 0]
+    return joined(quants), halves(b[:, :2]) / F32(8), 2 * lower_and_upper(b[:, 66:]) + 1, None, None
+
+
+def iq2_s(b):
+    upper = joined(b[:, 66:74, None].astype(np.int32) >> 2 * np.arange(4) & 3)
+    quants = codebook("IQ2_S")[b[:, 2:34] | upper << 8] * signs(b[:, 34:66])
+    return joined(quants), halves(b[:, :2]) / F32(8), 2 * lower_and_upper(b[:, 74:]) + 1, None, None
+
+
+def iq3_xxs(b):
+    packed = words(b[:, 66:98], 4)
+    quants = joined(codebook("IQ3_XXS")[b[:, 2:66]]) * joined(signs_of_seven(packed))
+    return quants, halves(b[:, :2]) / F32(4), 2 * (packed >> 28) + 1, None, None
+
+
+def iq3_s(b):
+    quants = joined(codebook("IQ3_S")[b[:, 2:66] | bits(b[:, 66:74]) << 8]) * joined(signs(b[:, 74:106]))
+    return quants, halves(b[:, :2]), 2 * lower_and_upper(b[:, 106:]) + 1, None, None
+
+
+def with_offset(entries, negative):
+    return joined(8 * codebook("IQ1_S")[entries] + np.where(negative, -1, 1)[..., None])
+
+
+def iq1_s(b):
+    high = words(b[:, 34:50], 2)
+    entries = b[:, 2:34] | joined(high[:, :, None] >> 3 * np.arange(4) & 7) << 8
+    quants = with_offset(entries, np.repeat(high >> 15, 4, axis=1))
+    return quants, halves(b[:, :2]) / F32(8), 2 * (high >> 12 & 7) + 1, None, None
+
+
+def iq1_m(b):
+    high = lower_and_upper(b[:, 32:48])
+    packed = words(b[:, 48:56], 2)
+    scale = (packed >> 12 << 4 * np.arange(4)).sum(axis=1, keepdims=True).astype("<u2").view("<f2").astype(F32)
+    sub = joined(packed[:, :, None] >> 3 * np.arange(4) & 7)
+    return with_offset(b[:, :32] | (high & 7) << 8, high >> 3), scale / F32(8), 2 * sub + 1, None, None
+
+
+# Ternary types: five digits of base 3 in a byte, the uppermost first, or four codes of two bits.
+
+
+def digits(raw, count):
+    """Of all bytes the first digit, then the second: a byte is ⌈256·n ÷ 243⌉."""
+    shifted = raw[:, None, :].astype(np.int32) * 3 ** np.arange(count)[:, None] & 255
+    return joined(shifted * 3 >> 8)
+
+
+def tq1_0(b):
+    quants = np.concatenate([digits(b[:, :32], 5), digits(b[:, 32:48], 5), digits(b[:, 48:52], 4)], axis=1) - 1
+    return quants, halves(b[:, 52:]), np.ones((len(b), 1)), None, None
+
+
+def tq2_0(b):
+    return bit_pairs(b[:, :64]) - 1, halves(b[:, 64:]), np.ones((len(b), 1)), None, None
+
+
 # Name: (numbers of a block, bytes of a block, function), the first number being 256 or a multiple of 32.
 FORMATS = {
     "Q4_0": (32, 18, q4_0),
@@ -197,6 +303,15 @@ FORMATS = {
     "Q5_K": (256, 176, q5_k),
     "Q6_K": (256, 210, q6_k),
     "IQ4_XS": (256, 136, iq4_xs),
+    "IQ2_XXS": (256, 66, iq2_xxs),
+    "IQ2_XS": (256, 74, iq2_xs),
+    "IQ2_S": (256, 82, iq2_s),
+    "IQ3_XXS": (256, 98, iq3_xxs),
+    "IQ3_S": (256, 110, iq3_s),
+    "IQ1_S": (256, 50, iq1_s),
+    "IQ1_M": (256, 56, iq1_m),
+    "TQ1_0": (256, 54, tq1_0),
+    "TQ2_0": (256, 66, tq2_0),
 }
 
 

@@ -1,6 +1,6 @@
 """What the decoder needs to know of a model, from a GGUF file's metadata or a Hugging Face configuration."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
@@ -19,15 +19,12 @@ class Config:
     rope_of: Callable
     attention_scale: np.float32
     window_of: Callable = lambda layer: None
-    interleaved: bool = False
     norm_after_rope: bool = False
     attention_softcap: np.float32 | None = None
     final_softcap: np.float32 | None = None
     embedding_scale: np.float32 | None = None
     residual_scale: np.float32 | None = None
     logit_scale: np.float32 | None = None
-    post_attention_norm: str = "post_attention_norm"
-    post_ffn_norm: str = "post_ffw_norm"
     unit: str = "silu"
     alpha: np.float32 = F32(1.702)
     limit: np.float32 = F32(7)
@@ -81,3 +78,140 @@ def from_folder(path):
         attention_scale=attention_scale(head),
         window_of=lambda layer: window,
     ), {gguf_name(name): tensor for name, tensor in tensors.items()}
+
+
+# What an architecture of GGUF says by its name alone.
+VARIANTS = {
+    "llama": {"interleaved": True, "normalised_among_chosen": True},
+    "qwen2": {},
+    "qwen2moe": {},
+    "qwen3": {},
+    "qwen3moe": {"normalised_among_chosen": True},
+    "gemma": {"unit": "gelu", "scaled_by_width": True},
+    "gemma2": {"unit": "gelu", "scaled_by_width": True, "window_pattern": 2},
+    "gemma3": {"unit": "gelu", "scaled_by_width": True, "window_pattern": 6, "theta_swa": 10000.0},
+    "phi3": {},
+    "olmo2": {},
+    "olmoe": {},
+    "granite": {"interleaved": True},
+    "granitemoe": {"interleaved": True, "normalised_among_chosen": True},
+    "smollm3": {"interleaved": True, "rope_pattern": 4},
+    "gpt-oss": {"unit": "clamped silu", "normalised_among_chosen": True, "window_pattern": 2, "truncate": False},
+    "glm4": {"interleaved": True},
+    "ernie4_5": {"interleaved": True},
+    "exaone4": {"rope_in_windows_only": True},
+    "hunyuan-dense": {"norm_after_rope": True},
+    "seed_oss": {},
+}
+
+
+def from_gguf(path):
+    metadata, tensors = files.read_gguf(path)
+    architecture = metadata["general.architecture"]
+    variant = VARIANTS[architecture]
+
+    def get(key, default=None):
+        return metadata.get(f"{architecture}.{key}", default)
+
+    def get_f32(key):
+        return None if get(key) is None else F32(get(key))
+
+    width, heads, layers = get("embedding_length"), get("attention.head_count"), get("block_count")
+    kv_heads = get("attention.head_count_kv", heads)
+    head = get("attention.key_length", width // heads)
+    rotated = get("rope.dimension_count", head)
+    tensors = parted(tensors, layers, heads * head, kv_heads * head)
+    if variant.get("interleaved"):
+        for name in list(tensors):
+            if name.endswith((".attn_q.weight", ".attn_q.bias", ".attn_k.weight", ".attn_k.bias")):
+                tensors[name] = tensors[name].taken(halves_in_order(tensors[name].shape[0], head, rotated))
+
+    window = get("attention.sliding_window") or None
+    pattern = get("attention.sliding_window_pattern", variant.get("window_pattern"))
+    if isinstance(pattern, int):
+        # Of so many layers the last sees everything.
+        pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
+    if pattern is None:
+        pattern = [window is not None] * layers
+
+    scaling, factors = rope_scaling(get, tensors, variant)
+    theta = get("rope.freq_base", 10000.0)
+    rope = Rope(theta, rotated, scaling, factors)
+    # Layers with windows have a base of their own, and no scaling.
+    theta_swa = get("rope.freq_base_swa", variant.get("theta_swa"))
+    rope_in_windows = rope if theta_swa is None else Rope(theta_swa, rotated)
+
+    def rope_of(layer):
+        if layer % variant.get("rope_pattern", layers + 1) == variant.get("rope_pattern", 0) - 1:
+            return None
+        if variant.get("rope_in_windows_only") and not pattern[layer]:
+            return None
+        return rope_in_windows if pattern[layer] else rope
+
+    scale = get("attention.scale")
+    return Config(
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        eps=F32(get("attention.layer_norm_rms_epsilon")),
+        rope_of=rope_of,
+        window_of=lambda layer: window if pattern[layer] else None,
+        attention_scale=attention_scale(head) if scale is None else F32(scale),
+        norm_after_rope=variant.get("norm_after_rope", False),
+        attention_softcap=get_f32("attn_logit_softcapping"),
+        final_softcap=get_f32("final_logit_softcapping"),
+        embedding_scale=np.sqrt(F32(width)) if variant.get("scaled_by_width") else get_f32("embedding_scale"),
+        residual_scale=get_f32("residual_scale"),
+        logit_scale=get_f32("logit_scale"),
+        unit=variant.get("unit", "silu"),
+        experts_used=get("expert_used_count", 0),
+        normalised_among_chosen=variant.get("normalised_among_chosen", False),
+    ), tensors
+
+
+def rope_scaling(get, tensors, variant):
+    """The scaling, and factors of the frequencies."""
+    factor, context = get("rope.scaling.factor"), get("rope.scaling.original_context_length")
+    attention_factor = get("rope.scaling.attn_factor", 1.0)
+    if "rope_factors_long.weight" in tensors:
+        part = "long" if get("context_length") > context else "short"
+        scaling = {"type": "longrope", "factor": get("context_length") / context, "context": context}
+        if attention_factor != 1.0:
+            scaling["attention_factor"] = attention_factor
+        return scaling, tensors[f"rope_factors_{part}.weight"].numbers()
+    scaling = {"type": get("rope.scaling.type", "none"), "factor": factor, "context": context}
+    scaling["gguf_attention_factor"] = attention_factor
+    scaling["truncate"] = variant.get("truncate", True)
+    for ours, theirs in (
+        ("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow"), ("attention_factor", "yarn_attn_factor"),
+    ):  # fmt: skip
+        if get(f"rope.scaling.{theirs}") is not None:
+            scaling[ours] = get(f"rope.scaling.{theirs}")
+    factors = tensors.get("rope_freqs.weight")
+    return scaling, None if factors is None else factors.numbers()
+
+
+def parted(tensors, layers, q, kv):
+    """With matrices that files hold as one taken apart, and a norm that is called by its place called by what it is for."""
+    tensors = dict(tensors)
+    for block in (f"blk.{layer}." for layer in range(layers)):
+        for suffix in ("weight", "bias"):
+            whole = tensors.pop(f"{block}attn_qkv.{suffix}", None)
+            if whole is not None:
+                for part, first, rows in (("q", 0, q), ("k", q, kv), ("v", q + kv, kv)):
+                    tensors[f"{block}attn_{part}.{suffix}"] = whole.taken(range(first, first + rows))
+        up = tensors.get(f"{block}ffn_up.weight")
+        if up is not None and f"{block}ffn_gate.weight" not in tensors:
+            half = up.shape[0] // 2
+            tensors[f"{block}ffn_gate.weight"] = up.taken(range(half))
+            tensors[f"{block}ffn_up.weight"] = up.taken(range(half, 2 * half))
+        post_attention = f"{block}post_attention_norm.weight"
+        if f"{block}post_ffw_norm.weight" not in tensors and post_attention in tensors:
+            tensors[f"{block}ffn_norm.weight"] = tensors.pop(post_attention)
+    return tensors
+
+
+def halves_in_order(rows, head, rotated):
+    """Of each head, row 2i before row 2i + 1 for all i."""
+    order = list(range(0, rotated, 2)) + list(range(1, rotated, 2)) + list(range(rotated, head))
+    return [first + row for first in range(0, rows, head) for row in order]

@@ -32,7 +32,7 @@ class Model:
         return self.cache[name]
 
     def vector(self, name):
-        return self.tensors[name].vector() if name in self.tensors else None
+        return self.tensors[name].numbers() if name in self.tensors else None
 
     def product(self, x, name):
         return product(x, self.matrix(name + ".weight"), self.vector(name + ".bias"))
@@ -50,10 +50,10 @@ class Model:
             x = x * config.embedding_scale
         for layer in range(config.layers):
             block = f"blk.{layer}."
-            x = self.added(x, self.norm(self.attention(self.norm(x, block + "attn_norm"), layer, kv), block + config.post_attention_norm))
+            x = self.added(x, self.norm(self.attention(self.norm(x, block + "attn_norm"), layer, kv), block + "post_attention_norm"))
             y = self.norm(x, block + "ffn_norm")
             y = self.experts(y, block) if block + "ffn_gate_inp.weight" in self.tensors else self.feed_forward(y, block)
-            x = self.added(x, self.norm(y, block + config.post_ffn_norm))
+            x = self.added(x, self.norm(y, block + "post_ffw_norm"))
         x = self.norm(x, "output_norm")
         logits = self.product(x, "output" if "output.weight" in self.tensors else "token_embd")
         if config.logit_scale is not None:
@@ -73,7 +73,7 @@ class Model:
         if not config.norm_after_rope:
             q, k = self.head_norm(q, block + "attn_q_norm"), self.head_norm(k, block + "attn_k_norm")
         if rope is not None:
-            q, k = (np.stack([rope.rotate(heads, p, config.interleaved) for p, heads in enumerate(part)]) for part in (q, k))
+            q, k = (np.stack([rope.rotate(heads, p) for p, heads in enumerate(part)]) for part in (q, k))
         if config.norm_after_rope:
             q, k = self.head_norm(q, block + "attn_q_norm"), self.head_norm(k, block + "attn_k_norm")
         k, v = in_cache(k, kv), in_cache(v, kv)

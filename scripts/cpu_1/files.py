@@ -1,6 +1,7 @@
 """Reads what the decoder needs of GGUF files and Hugging Face folders: hyper-parameters and tensors, under GGUF's names."""
 
 import json
+import math
 import mmap
 import pathlib
 import struct
@@ -29,17 +30,21 @@ class Tensor:
     def matrix(self, first=0, rows=None):
         """Of so many rows from a first one on, all matrices of a stack counted as one."""
         k = self.shape[-1]
-        all_rows = int(np.prod(self.shape[:-1], dtype=np.int64))
-        rows = all_rows if rows is None else rows
+        rows = math.prod(self.shape[:-1]) if rows is None else rows
         size = row_bytes(self.kind, k)
         return blocks.matrix(self.kind, self.raw[first * size : (first + rows) * size], rows, k)
 
-    def vector(self):
-        return self.matrix(0, 1).row(0) if len(self.shape) == 1 else self.rows()
-
-    def rows(self):
+    def numbers(self):
+        """As binary32, in the tensor's shape: of vectors, and of stacks of them."""
         matrix = self.matrix()
-        return np.stack([matrix.row(n) for n in range(int(np.prod(self.shape[:-1], dtype=np.int64)))])
+        return np.stack([matrix.row(n) for n in range(math.prod(self.shape[:-1]))]).reshape(self.shape)
+
+    def taken(self, rows):
+        """Of these rows of a matrix, or numbers of a vector."""
+        size = PLAIN_BYTES[self.kind] if len(self.shape) == 1 else row_bytes(self.kind, self.shape[-1])
+        raw = np.frombuffer(self.raw, dtype=np.uint8).reshape(-1, size)[list(rows)]
+        return Tensor(self.kind, [len(rows), *self.shape[1:]], raw.tobytes())
+
 
 
 def row_bytes(kind, k):
@@ -91,7 +96,7 @@ def read_gguf(path):
     start = -(-at // alignment) * alignment
     tensors = {}
     for name, shape, kind, offset in entries:
-        size = int(np.prod(shape[:-1], dtype=np.int64)) * row_bytes(kind, shape[-1])
+        size = math.prod(shape[:-1]) * row_bytes(kind, shape[-1])
         tensors[name] = Tensor(kind, shape, data[start + offset : start + offset + size])
     return metadata, tensors
 
