@@ -13,13 +13,15 @@ goes through binary64:
 fma in binary64 has no such home; fractions serve it, slowly. Only tables need it.
 """
 
-import math
 from fractions import Fraction
 
 import numpy as np
 
 F32 = np.float32
 F64 = np.float64
+
+# Infinities and NaNs are numbers like others here, and no accident.
+np.seterr(all="ignore")
 
 
 def from_bits(bits):
@@ -28,7 +30,7 @@ def from_bits(bits):
 
 
 def to_bits(x):
-    return np.ascontiguousarray(x, dtype=F32).view(np.uint32)
+    return np.asarray(x, dtype=F32).view(np.uint32)
 
 
 def sum_to_odd(p, c):
@@ -73,15 +75,14 @@ def lane_sum(terms, enter=lambda chain, term: chain + term):
 
 # bf16: the upper half of a binary32.
 
+SMALLEST_NORMAL = F32(2.0**-126)
+
 
 def to_bf16(x):
-    """Rounded to bf16 and widened again; a subnormal number becomes a zero of its sign."""
-    bits = to_bits(x).astype(np.uint64)
+    """Rounded to bf16 and widened again; a subnormal number becomes a zero of its sign before."""
+    bits = to_bits(subnormal_to_zero(x)).astype(np.uint64)
     rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(F32)
-    return subnormal_to_zero(np.where(np.abs(x) < SMALLEST_NORMAL, np.copysign(F32(0), x), rounded))
-
-
-SMALLEST_NORMAL = F32(2.0**-126)
+    return np.where(np.isnan(x), x, rounded)
 
 
 def subnormal_to_zero(x):
@@ -115,8 +116,3 @@ def horner64(x, coefficients):
     for c in coefficients:
         p = fma64(p, x, c)
     return p
-
-
-def scale64(x, n):
-    """x·2ⁿ, exactly."""
-    return math.ldexp(x, n)

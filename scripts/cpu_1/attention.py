@@ -105,8 +105,7 @@ def in_cache(x, kind):
     if kind == "f32":
         return x
     if kind == "f16":
-        with np.errstate(over="ignore"):
-            return x.astype(np.float16).astype(F32)
+        return x.astype(np.float16).astype(F32)
     assert kind == "q8_0"
     groups = [group_in_q8_0(x[..., first : first + 32]) for first in range(0, x.shape[-1], 32)]
     return np.concatenate(groups, axis=-1)
@@ -118,9 +117,8 @@ def group_in_q8_0(x):
 
 
 def quantised_group(x):
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        d = (np.max(np.abs(x), axis=-1) / F32(127)).astype(np.float16).astype(F32)
-        q = np.rint(np.clip(x * (F32(1) / d)[..., None], F32(-127), F32(127)))
+    d = (np.max(np.abs(x), axis=-1) / F32(127)).astype(np.float16).astype(F32)
+    q = np.rint(np.clip(x * (F32(1) / d)[..., None], F32(-127), F32(127)))
     usable = np.isfinite(d) & (d != 0)
     q = np.where(usable[..., None], q, F32(0))
     # An integer has no -0.

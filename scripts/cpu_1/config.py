@@ -1,7 +1,8 @@
 """What the decoder needs to know of a model, from a GGUF file's metadata or a Hugging Face configuration."""
 
+import pathlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 
@@ -53,6 +54,11 @@ def attention_scale(head):
     return F32(1) / np.sqrt(F32(head))
 
 
+def opened(path):
+    """(configuration, tensors) of a GGUF file or a Hugging Face folder."""
+    return from_folder(path) if pathlib.Path(path).is_dir() else from_gguf(path)
+
+
 def from_folder(path):
     """Llama, Mistral, Qwen2 and Qwen3 (dense)."""
     config, tensors = files.read_folder(path)
@@ -67,6 +73,7 @@ def from_folder(path):
     ):  # fmt: skip
         if given.get(theirs) is not None:
             scaling[ours] = given[theirs]
+    scaling.setdefault("context", config["max_position_embeddings"])
     rope = Rope(given["rope_theta"], head, scaling)
     window = config.get("sliding_window") if config["model_type"] == "mistral" else None
     return Config(
@@ -80,26 +87,27 @@ def from_folder(path):
     ), {gguf_name(name): tensor for name, tensor in tensors.items()}
 
 
-# What an architecture of GGUF says by its name alone.
+# What a GGUF file says by its architecture alone: the table "What files leave unsaid" of the document. `full_every`: the
+# last of so many layers has no window, 0 that all have it; without it windows are not read.
 VARIANTS = {
-    "llama": {"interleaved": True, "normalised_among_chosen": True},
+    "llama": {"interleaved": True, "full_every": 0, "normalised_among_chosen": True},
     "qwen2": {},
     "qwen2moe": {},
     "qwen3": {},
     "qwen3moe": {"normalised_among_chosen": True},
     "gemma": {"unit": "gelu", "scaled_by_width": True},
-    "gemma2": {"unit": "gelu", "scaled_by_width": True, "window_pattern": 2},
-    "gemma3": {"unit": "gelu", "scaled_by_width": True, "window_pattern": 6, "theta_swa": 10000.0},
-    "phi3": {},
-    "olmo2": {},
+    "gemma2": {"unit": "gelu", "scaled_by_width": True, "full_every": 2, "layers_of_27b": 46},
+    "gemma3": {"unit": "gelu", "scaled_by_width": True, "full_every": 6, "layers_of_27b": 62, "plain_rope_in_windows": 10000.0},
+    "phi3": {"full_every": 0},
+    "olmo2": {"full_every": 4, "plain_rope_in_windows": None},
     "olmoe": {},
     "granite": {"interleaved": True},
     "granitemoe": {"interleaved": True, "normalised_among_chosen": True},
-    "smollm3": {"interleaved": True, "rope_pattern": 4},
-    "gpt-oss": {"unit": "clamped silu", "normalised_among_chosen": True, "window_pattern": 2, "truncate": False},
+    "smollm3": {"interleaved": True, "no_rope_every": 4},
+    "gpt-oss": {"unit": "clamped silu", "full_every": 2, "truncate": False, "normalised_among_chosen": True},
     "glm4": {"interleaved": True},
     "ernie4_5": {"interleaved": True},
-    "exaone4": {"rope_in_windows_only": True},
+    "exaone4": {"full_every": 4, "rope_in_windows_only": True},
     "hunyuan-dense": {"norm_after_rope": True},
     "seed_oss": {},
 }
@@ -126,28 +134,23 @@ def from_gguf(path):
             if name.endswith((".attn_q.weight", ".attn_q.bias", ".attn_k.weight", ".attn_k.bias")):
                 tensors[name] = tensors[name].taken(halves_in_order(tensors[name].shape[0], head, rotated))
 
-    window = get("attention.sliding_window") or None
-    pattern = get("attention.sliding_window_pattern", variant.get("window_pattern"))
-    if isinstance(pattern, int):
-        # Of so many layers the last sees everything.
-        pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
-    if pattern is None:
-        pattern = [window is not None] * layers
-
+    windows = windows_of(get, layers, variant)
     scaling, factors = rope_scaling(get, tensors, variant)
     theta = get("rope.freq_base", 10000.0)
     rope = Rope(theta, rotated, scaling, factors)
-    # Layers with windows have a base of their own, and no scaling.
-    theta_swa = get("rope.freq_base_swa", variant.get("theta_swa"))
-    rope_in_windows = rope if theta_swa is None else Rope(theta_swa, rotated)
+    rope_in_windows = rope
+    if "plain_rope_in_windows" in variant:
+        rope_in_windows = Rope(get("rope.freq_base_swa", variant["plain_rope_in_windows"] or theta), rotated)
 
     def rope_of(layer):
-        if layer % variant.get("rope_pattern", layers + 1) == variant.get("rope_pattern", 0) - 1:
+        if "no_rope_every" in variant and (layer + 1) % variant["no_rope_every"] == 0:
             return None
-        if variant.get("rope_in_windows_only") and not pattern[layer]:
+        if "rope_in_windows_only" in variant and any(windows) and not windows[layer]:
             return None
-        return rope_in_windows if pattern[layer] else rope
+        return rope_in_windows if windows[layer] else rope
 
+    # The number in the place of a head's length.
+    scale_of = width // heads if layers == variant.get("layers_of_27b") else head
     scale = get("attention.scale")
     return Config(
         layers=layers,
@@ -155,8 +158,8 @@ def from_gguf(path):
         kv_heads=kv_heads,
         eps=F32(get("attention.layer_norm_rms_epsilon")),
         rope_of=rope_of,
-        window_of=lambda layer: window if pattern[layer] else None,
-        attention_scale=attention_scale(head) if scale is None else F32(scale),
+        window_of=lambda layer: windows[layer],
+        attention_scale=attention_scale(scale_of) if scale is None else F32(scale),
         norm_after_rope=variant.get("norm_after_rope", False),
         attention_softcap=get_f32("attn_logit_softcapping"),
         final_softcap=get_f32("final_logit_softcapping"),
@@ -169,17 +172,32 @@ def from_gguf(path):
     ), tensors
 
 
+def windows_of(get, layers, variant):
+    window = get("attention.sliding_window", 0)
+    if "full_every" not in variant or window == 0:
+        return [None] * layers
+    pattern = get("attention.sliding_window_pattern", variant["full_every"])
+    if isinstance(pattern, int):
+        pattern = [pattern == 0 or (layer + 1) % pattern != 0 for layer in range(layers)]
+    return [window if is_windowed else None for is_windowed in pattern]
+
+
 def rope_scaling(get, tensors, variant):
     """The scaling, and factors of the frequencies."""
-    factor, context = get("rope.scaling.factor"), get("rope.scaling.original_context_length")
+    factor, context = get("rope.scaling.factor", get("rope.scale_linear")), get("rope.scaling.original_context_length")
     attention_factor = get("rope.scaling.attn_factor", 1.0)
+    if get("rope.llama3.factor") is not None:
+        low, high = get("rope.llama3.low_freq_factor"), get("rope.llama3.high_freq_factor")
+        context = get("rope.llama3.original_context_length")
+        return {"type": "llama3", "factor": get("rope.llama3.factor"), "low": low, "high": high, "context": context}, None
+    if "rope_freqs.weight" in tensors:
+        return {"type": "factors"}, tensors["rope_freqs.weight"].numbers()
     if "rope_factors_long.weight" in tensors:
         part = "long" if get("context_length") > context else "short"
-        scaling = {"type": "longrope", "factor": get("context_length") / context, "context": context}
-        if attention_factor != 1.0:
-            scaling["attention_factor"] = attention_factor
-        return scaling, tensors[f"rope_factors_{part}.weight"].numbers()
-    scaling = {"type": get("rope.scaling.type", "none"), "factor": factor, "context": context}
+        return {"type": "longrope", "attention_factor": attention_factor}, tensors[f"rope_factors_{part}.weight"].numbers()
+    kind = get("rope.scaling.type", "none" if factor is None else "linear")
+    # Without the tensors of longrope there is none.
+    scaling = {"type": "none" if kind == "longrope" else kind, "factor": factor, "context": context or get("context_length")}
     scaling["gguf_attention_factor"] = attention_factor
     scaling["truncate"] = variant.get("truncate", True)
     for ours, theirs in (
@@ -187,8 +205,7 @@ def rope_scaling(get, tensors, variant):
     ):  # fmt: skip
         if get(f"rope.scaling.{theirs}") is not None:
             scaling[ours] = get(f"rope.scaling.{theirs}")
-    factors = tensors.get("rope_freqs.weight")
-    return scaling, None if factors is None else factors.numbers()
+    return scaling, None
 
 
 def parted(tensors, layers, q, kv):

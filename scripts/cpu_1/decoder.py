@@ -50,7 +50,8 @@ class Model:
             x = x * config.embedding_scale
         for layer in range(config.layers):
             block = f"blk.{layer}."
-            x = self.added(x, self.norm(self.attention(self.norm(x, block + "attn_norm"), layer, kv), block + "post_attention_norm"))
+            y = self.attention(self.norm(x, block + "attn_norm"), layer, kv)
+            x = self.added(x, self.norm(y, block + "post_attention_norm"))
             y = self.norm(x, block + "ffn_norm")
             y = self.experts(y, block) if block + "ffn_gate_inp.weight" in self.tensors else self.feed_forward(y, block)
             x = self.added(x, self.norm(y, block + "post_ffw_norm"))

@@ -46,7 +46,6 @@ class Tensor:
         return Tensor(self.kind, [len(rows), *self.shape[1:]], raw.tobytes())
 
 
-
 def row_bytes(kind, k):
     if kind in PLAIN_BYTES:
         return k * PLAIN_BYTES[kind]
@@ -106,10 +105,11 @@ def read_safetensors(path):
     length = struct.unpack_from("<Q", data)[0]
     header = json.loads(bytes(data[8 : 8 + length]))
     header.pop("__metadata__", None)
-    return {
-        name: Tensor(entry["dtype"], entry["shape"], data[8 + length + entry["data_offsets"][0] : 8 + length + entry["data_offsets"][1]])
-        for name, entry in header.items()
-    }
+    tensors = {}
+    for name, entry in header.items():
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        tensors[name] = Tensor(entry["dtype"], entry["shape"], data[start:end])
+    return tensors
 
 
 def read_folder(path):

@@ -58,6 +58,20 @@ mod tests {
         }
     }
 
+    // What `scripts/cpu_1` made of `docs/numerics.md`.
+    #[test]
+    fn the_contracts_vectors() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/data/cpu-1/sampling.json")).unwrap();
+        let cases = vectors["uniform"].as_array().unwrap();
+        assert!(!cases.is_empty());
+        for case in cases {
+            let number = |name: &str| case[name].as_str().unwrap().parse().unwrap();
+            let found = uniform(number("seed"), number("stream"), number("position"));
+            assert_eq!(format!("{:016x}", found.to_bits()), case["out"], "{case}");
+        }
+    }
+
     #[test]
     fn uniform_stays_in_range_and_depends_on_each_argument() {
         let mut seen = std::collections::BTreeSet::new();

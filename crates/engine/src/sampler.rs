@@ -324,6 +324,45 @@ mod tests {
         assert!(compared > 100 * left_out, "{compared} compared, {left_out} left out");
     }
 
+    // What `scripts/cpu_1` made of `docs/numerics.md`.
+    #[test]
+    fn the_contracts_vectors() {
+        use serde_json::Value;
+        let vectors: Value = serde_json::from_str(include_str!("../../../tests/data/cpu-1/sampling.json")).unwrap();
+        let numbers = |value: &Value| -> Vec<f32> {
+            let words = value.as_str().unwrap().split(' ');
+            words.map(|word| f32::from_bits(u32::from_str_radix(word, 16).unwrap())).collect()
+        };
+        let cases = vectors["choices"].as_array().unwrap();
+        assert!(!cases.is_empty());
+        for case in cases {
+            let setting = |name: &str| numbers(&case[name])[0];
+            let list = |name: &str| case[name].as_array().unwrap().iter();
+            let id = |value: &Value| value.as_u64().unwrap() as u32;
+            let settings = Sampling {
+                temperature: setting("temperature"),
+                top_k: id(&case["top_k"]) as usize,
+                top_p: setting("top_p"),
+                min_p: setting("min_p"),
+                repetition_penalty: setting("repetition_penalty"),
+                presence_penalty: setting("presence_penalty"),
+                frequency_penalty: setting("frequency_penalty"),
+                logit_bias: list("logit_bias").map(|pair| (id(&pair[0]), numbers(&pair[1])[0])).collect(),
+                seed: case["seed"].as_str().unwrap().parse().unwrap(),
+            };
+            let mut sampler = Sampler::new(settings, &list("prompt").map(id).collect::<Vec<_>>());
+            for token in list("answer").map(id) {
+                *sampler.answer.entry(token).or_insert(0) += 1;
+            }
+            let logits = numbers(&case["logits"]);
+            let token = sampler.choose(&logits, id(&case["position"]) as usize);
+            assert_eq!(token, id(&case["token"]), "{case}");
+            let vector = VectorKernels::new(freehold_kernels::Isa::best());
+            let log_probability = log_probabilities(vector, &logits, token, 0).chosen;
+            assert_eq!(log_probability.to_bits(), setting("log_probability").to_bits(), "{case}");
+        }
+    }
+
     #[test]
     fn zeros_of_both_signs_are_equals() {
         let settings = with(|s| s.top_k = 2);

@@ -163,6 +163,29 @@ mod tests {
         }
     }
 
+    // What `scripts/cpu_1` made of `docs/numerics.md`.
+    #[test]
+    fn the_contracts_vectors() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/data/cpu-1/binary64.json")).unwrap();
+        let numbers = |function: &str, name: &str| {
+            let words = vectors[function][name].as_str().unwrap().split(' ');
+            words.map(|word| f64::from_bits(u64::from_str_radix(word, 16).unwrap())).collect::<Vec<_>>()
+        };
+        let check = |function: &str, results: Vec<f64>| {
+            let bits = |numbers: Vec<f64>| numbers.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(results), bits(numbers(function, "out")), "{function}");
+        };
+        let of =
+            |function: &str, f: fn(f64) -> f64| check(function, numbers(function, "x").into_iter().map(f).collect());
+        of("exp", exp);
+        of("ln", ln);
+        of("sin", |x| sin_cos(x).0);
+        of("cos", |x| sin_cos(x).1);
+        let powers = numbers("pow", "base").into_iter().zip(numbers("pow", "exponent"));
+        check("pow", powers.map(|(base, exponent)| pow(base, exponent)).collect());
+    }
+
     #[test]
     fn exact_cases() {
         assert_eq!((exp(0.0), ln(1.0), sin_cos(0.0), pow(10_000.0, 0.0)), (1.0, 0.0, (0.0, 1.0), 1.0));

@@ -6,7 +6,7 @@ use freehold_base::Dtype;
 use freehold_kernels::{ActivationKind, Activations, Compute, Isa, Matrix, MatrixError, Product, dequantize_vector};
 use half::{bf16, f16};
 
-const DTYPES: [Dtype; 26] = [
+pub(crate) const DTYPES: [Dtype; 26] = [
     Dtype::F32,
     Dtype::F16,
     Dtype::BF16,
@@ -80,7 +80,7 @@ fn weights(dtype: Dtype, rows: usize, cols: usize, seed: u64, scale: f32) -> Vec
     }
 }
 
-fn product(compute: &Compute, matrix: &Matrix, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn product(compute: &Compute, matrix: &Matrix, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let mut activations = Activations::new();
     compute.prepare(ActivationKind::of(matrix.dtype()), x, matrix.cols(), &mut activations);
     let mut out = vec![f32::NAN; activations.rows() * matrix.rows()];

@@ -1,148 +1,322 @@
-//! The test vectors of `docs/numerics.md`: the contract's bits, pinned. They change with its id or not at all.
+//! The test vectors of the contract, `tests/data/cpu-1`, which `scripts/cpu_1` wrote from `docs/numerics.md` alone: the bits
+//! change with the contract's id or not at all.
 
-use crate::numbers::{assert_bits, available};
+use crate::matmul::{DTYPES, product};
+use crate::numbers::assert_bits;
+use freehold_base::Dtype;
 use freehold_kernels::{
-    AttentionRow, AttentionScratch, AttentionShape, Gate, Isa, KV_BLOCK, KvLayer, KvShape, KvType, RopeFrequencies,
-    RopeScaling, RopeStyle, RopeTable, RouteShare, VectorKernels, math, route,
+    AttentionRow, AttentionScratch, AttentionShape, Compute, Gate, Isa, KV_BLOCK, KvLayer, KvShape, KvType, Matrix,
+    RopeFrequencies, RopeScaling, RopeStyle, RopeTable, RouteShare, VectorKernels, math, route,
 };
+use serde_json::Value;
 
-/// `((i · 2654435761) mod 65536) / 32768 − 1` for i from `first` on.
-fn sequence(first: u64, length: u64) -> Vec<f32> {
-    (first..first + length).map(|i| (i * 2_654_435_761 % 65_536) as f32 / 32_768.0 - 1.0).collect()
+fn vectors(file: &str) -> Value {
+    let path = format!("{}/../../tests/data/cpu-1/{file}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Three heads of `dim` on one kv head, at `position`, with the numbers that the document names.
-fn attend(
-    kernels: &VectorKernels,
-    kv_type: KvType,
-    dim: usize,
-    position: usize,
-    softcap: Option<f32>,
-    sinks: Option<Vec<f32>>,
-) -> Vec<f32> {
-    let mut layer = KvLayer::new(KvShape { kv_type, kv_heads: 1, k_dim: dim, v_dim: dim }, 3).unwrap();
-    for position in 0..=position {
-        let first = (dim * position) as u64;
-        let (k, v) = (sequence(first, dim as u64), sequence(first + 5_000, dim as u64));
-        layer.write((position / KV_BLOCK) as u32, position % KV_BLOCK, &k, &v);
-    }
-    let shape =
-        AttentionShape { heads: 3, kv_heads: 1, k_dim: dim, v_dim: dim, scale: 0.25, window: None, softcap, sinks };
-    let q: Vec<f32> = sequence(20_000, 3 * dim as u64).iter().map(|q| 4.0 * q).collect();
-    let mut out = vec![0.0; 3 * dim];
-    let row = AttentionRow { q: &q, position };
-    kernels.attend(&layer, &shape, 0, &[row], &[0, 1, 2], &mut out, &mut AttentionScratch::default());
-    out
+fn list(value: &Value) -> &[Value] {
+    value.as_array().expect("a list")
 }
 
-/// Numbers that `scripts/kv_q8_0.py` worked out.
-fn worked_out(name: &str) -> Vec<f32> {
-    let golden: serde_json::Value = serde_json::from_str(include_str!("../data/kv_q8_0_golden.json")).unwrap();
-    golden[name].as_array().unwrap().iter().map(|bits| f32::from_bits(bits.as_u64().unwrap() as u32)).collect()
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+fn count(value: &Value) -> usize {
+    value.as_u64().expect("a count") as usize
+}
+
+/// Numbers of binary32, eight hexadecimal digits each.
+fn numbers(value: &Value) -> Vec<f32> {
+    text(value).split(' ').map(|word| f32::from_bits(u32::from_str_radix(word, 16).unwrap())).collect()
+}
+
+fn number(value: &Value) -> f32 {
+    numbers(value)[0]
+}
+
+fn optional<T>(value: &Value, read: impl Fn(&Value) -> T) -> Option<T> {
+    (!value.is_null()).then(|| read(value))
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    let digits = text(value).as_bytes().chunks_exact(2);
+    digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
 #[test]
-fn the_documents_vectors() {
-    let text = include_str!("../../../../docs/numerics.md");
-    for isa in available().chain([Isa::Reference]) {
+fn functions() {
+    let vectors = vectors("functions.json");
+    let scalar = |name: &str, function: fn(f32) -> f32| {
+        let got: Vec<f32> = numbers(&vectors[name]["x"]).into_iter().map(function).collect();
+        assert_bits(name, &got, &numbers(&vectors[name]["out"]));
+    };
+    scalar("exp", math::exp);
+    scalar("sigmoid", math::sigmoid);
+    scalar("tanh", math::tanh);
+    scalar("gelu", math::gelu);
+    scalar("ln", math::ln);
+    for isa in isas() {
         let kernels = VectorKernels::new(isa);
-        let mut vectors = vec![
-            ("`exp(1)`", vec![math::exp(1.0)]),
-            ("`exp(−0.1)`", vec![math::exp(-0.1)]),
-            ("`exp(−87)`", vec![math::exp(-87.0)]),
-            ("`exp(88.5)`", vec![math::exp(88.5)]),
-            ("`sigmoid(−3)`", vec![math::sigmoid(-3.0)]),
-            ("`ln(0.1)`", vec![math::ln(0.1)]),
-            ("`ln(10)`", vec![math::ln(10.0)]),
-            ("`ln(1e−40)`", vec![math::ln(1e-40)]),
-            ("`tanh(0.5)`", vec![math::tanh(0.5)]),
-            ("`tanh(−1.5)`", vec![math::tanh(-1.5)]),
-            ("`gelu(−2.5)`", vec![math::gelu(-2.5)]),
-        ];
-        let x = sequence(0, 37);
-        let mut out = vec![0.0; 37];
-        kernels.rms_norm(&x, &sequence(100, 37), 1e-5, &mut out);
-        vectors.push((
-            "rms norm of x(0, 37), weight x(100, 37), eps 1e−5: elements 0, 1, 36",
-            vec![out[0], out[1], out[36]],
-        ));
-        kernels.gate_mul(Gate::Silu, &x, &sequence(100, 37), &mut out);
-        vectors.push(("silu(x(0, 37)) × x(100, 37): elements 0, 1, 36", vec![out[0], out[1], out[36]]));
-        kernels.gate_mul(Gate::Gelu, &x, &sequence(100, 37), &mut out);
-        vectors.push(("gelu(x(0, 37)) × x(100, 37): elements 0, 1, 36", vec![out[0], out[1], out[36]]));
-        let wide: Vec<f32> = x.iter().map(|x| 8.0 * x).collect();
-        kernels.gate_mul(Gate::ClampedSilu { alpha: 1.702, limit: 7.0 }, &wide, &sequence(100, 37), &mut out);
-        vectors.push((
-            "clamped silu of 8·x(0, 37) and x(100, 37), α 1.702, L 7: elements 0, 1, 36",
-            vec![out[0], out[1], out[36]],
-        ));
-        vectors.push(("log-sum-exp of x(0, 1000)", vec![kernels.log_sum_exp(&sequence(0, 1000))]));
-
-        let yarn = RopeScaling::Yarn {
-            factor: 4.0,
-            original_context: 4096.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            truncate: true,
-            attention_factor: None,
-            attention_multiplier: 1.0,
-            mscale: None,
-            mscale_all_dim: None,
+        let check = |name: &str, case: &Value, function: &dyn Fn(&mut [f32])| {
+            let mut x = numbers(&case["x"]);
+            function(&mut x);
+            assert_bits(&format!("{name} on {isa}"), &x, &numbers(&case["out"]));
         };
-        let frequencies = RopeFrequencies::new(1e6, 16, &yarn).expect("valid parameters");
-        let table = RopeTable::new(&frequencies, [12_345]);
-        let mut head = sequence(0, 16);
-        kernels.rope(&mut head, 16, table.row(0).0, table.row(0).1, RopeStyle::Halves);
-        vectors.push((
-            "rope of x(0, 16) in halves at position 12345, θ 1e6, yarn (factor 4, C 4096, defaults): elements 0, 4, 15",
-            vec![head[0], head[4], head[15]],
-        ));
-
-        let logits: Vec<f32> = sequence(300, 16).iter().map(|x| 4.0 * x).collect();
-        for (name, share) in [
-            ("weights of the 3 experts chosen (5, 7, 9) of 16 with logits 4·x(300, 16), of all", RouteShare::OfAll),
-            ("the same, of the chosen", RouteShare::OfChosen),
-        ] {
-            let routes = route(&logits, 3, share);
-            assert_eq!(routes.iter().map(|route| route.expert).collect::<Vec<_>>(), [5, 7, 9]);
-            vectors.push((name, routes.iter().map(|route| route.weight).collect()));
+        check("exp", &vectors["exp"], &|x| kernels.exp(x));
+        check("sigmoid", &vectors["sigmoid"], &|x| kernels.sigmoid(x));
+        check("tanh", &vectors["tanh"], &|x| kernels.softcap(x, 1.0));
+        for (name, gate) in [("silu", Gate::Silu), ("gelu", Gate::Gelu)] {
+            check(name, &vectors[name], &|x| {
+                let gates = x.to_vec();
+                kernels.gate_mul(gate, &gates, &vec![1.0; gates.len()], x);
+            });
         }
-        let long = RopeScaling::LongRope {
-            factors: vec![1.0, 1.5, 2.0, 3.0],
-            factor: 4.0,
-            original_context: 4096.0,
-            attention_factor: None,
+        for case in list(&vectors["softcap"]) {
+            check("softcap", case, &|x| kernels.softcap(x, number(&case["cap"])));
+        }
+        for case in list(&vectors["units"]) {
+            let unit = match text(&case["unit"]) {
+                "silu" => Gate::Silu,
+                "gelu" => Gate::Gelu,
+                _ => Gate::ClampedSilu { alpha: number(&case["alpha"]), limit: number(&case["limit"]) },
+            };
+            let expected = numbers(&case["out"]);
+            let mut out = vec![0.0; expected.len()];
+            kernels.gate_mul(unit, &numbers(&case["gate"]), &numbers(&case["up"]), &mut out);
+            assert_bits(&format!("{unit:?} on {isa}"), &out, &expected);
+        }
+    }
+}
+
+#[test]
+fn sums() {
+    let vectors = vectors("sums.json");
+    for isa in isas() {
+        let kernels = VectorKernels::new(isa);
+        for (index, case) in list(&vectors["rms_norm"]).iter().enumerate() {
+            let x = numbers(&case["x"]);
+            let mut out = vec![0.0; x.len()];
+            kernels.rms_norm(&x, &numbers(&case["weight"]), number(&case["eps"]), &mut out);
+            assert_bits(&format!("norm {index} on {isa}"), &out, &numbers(&case["out"]));
+        }
+        for (index, case) in list(&vectors["log_sum_exp"]).iter().enumerate() {
+            let got = kernels.log_sum_exp(&numbers(&case["x"]));
+            assert_bits(&format!("logarithm {index} on {isa}"), &[got], &numbers(&case["out"]));
+        }
+        for (index, case) in list(&vectors["residual"]).iter().enumerate() {
+            let mut x = numbers(&case["x"]);
+            kernels.add_scaled(&mut x, &numbers(&case["y"]), optional(&case["scale"], number).unwrap_or(1.0));
+            assert_bits(&format!("residual {index} on {isa}"), &x, &numbers(&case["out"]));
+        }
+    }
+}
+
+/// A matrix that gives activations back as a product takes them: 1 on the diagonal, else 0.
+fn identity(dtype: Dtype, size: usize, compute: &Compute) -> Matrix {
+    let mut bytes = Vec::new();
+    for (row, column) in (0..size).flat_map(|row| (0..size).map(move |column| (row, column))) {
+        let is_one = row == column;
+        match dtype {
+            Dtype::BF16 => bytes.extend(half::bf16::from_f32(f32::from(u8::from(is_one))).to_le_bytes()),
+            // A scale of 1, then 32 signed bytes.
+            Dtype::Q8_0 => {
+                if column % 32 == 0 {
+                    bytes.extend(half::f16::ONE.to_le_bytes());
+                }
+                bytes.push(u8::from(is_one));
+            }
+            // TQ2_0: 64 bytes with codes of 0 to 2 for −1 to 1, each byte for k, k + 32, k + 64 and k + 96, then the scale.
+            Dtype::TQ2_0 => {
+                assert_eq!(size, 256, "one block");
+                if column % 256 == 0 {
+                    let mut block = [0b01_01_01_01; 64];
+                    block[row / 128 * 32 + row % 32] += 1 << (row / 32 % 4 * 2);
+                    bytes.extend(block);
+                    bytes.extend(half::f16::ONE.to_le_bytes());
+                }
+            }
+            _ => unreachable!("{dtype} has no activations of its own"),
+        }
+    }
+    Matrix::pack(dtype, size, size, &bytes, compute).unwrap()
+}
+
+#[test]
+fn activations() {
+    let vectors = vectors("activations.json");
+    for isa in isas() {
+        let compute = Compute::new(isa, 1).unwrap();
+        let matrices =
+            [(32, Dtype::Q8_0), (256, Dtype::TQ2_0)].map(|(block, dtype)| (block, identity(dtype, 256, &compute)));
+        for case in list(&vectors["int8"]) {
+            let block = count(&case["block"]);
+            let (_, matrix) = matrices.iter().find(|(size, _)| *size == block).unwrap();
+            let (x, d) = (numbers(&case["x"]), numbers(&case["d"]));
+            let quants = list(&case["q"]).iter().map(|q| q.as_i64().unwrap() as f32);
+            // 1 · d · q in the block itself, and 0 · d in the others: NaN where their d is.
+            let others = d.iter().sum::<f32>() * 0.0;
+            let expected: Vec<f32> = quants.enumerate().map(|(i, q)| d[i / block] * q + others).collect();
+            assert_bits(&format!("{} on {isa}", case["name"]), &product(&compute, matrix, &x, None), &expected);
+        }
+        for case in list(&vectors["bf16"]) {
+            let x = numbers(&case["x"]);
+            let matrix = identity(Dtype::BF16, x.len(), &compute);
+            // Alone: 0 times an infinity beside it would be NaN.
+            for (i, expected) in numbers(&case["out"]).into_iter().enumerate() {
+                let row: Vec<f32> = (0..x.len()).map(|k| if k == i { x[k] } else { 0.0 }).collect();
+                let got = product(&compute, &matrix, &row, None)[i];
+                // A chain begins with +0, so a zero has lost its sign.
+                assert_bits(&format!("{} {i} as bf16 on {isa}", case["name"]), &[got], &[expected + 0.0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn products() {
+    let vectors = vectors("products.json");
+    let cases = list(&vectors["products"]);
+    assert_eq!(cases.len(), DTYPES.len());
+    for case in cases {
+        let dtype = DTYPES.into_iter().find(|dtype| dtype.to_string() == text(&case["type"])).unwrap();
+        let (n, k) = (count(&case["n"]), count(&case["k"]));
+        let names: Vec<&str> = list(&case["x"]).iter().map(text).collect();
+        let x: Vec<f32> = names.iter().flat_map(|name| numbers(&vectors["x"][k.to_string()][*name])).collect();
+        // The rows four times, for kernels that take many at once.
+        let (weights, bias) = (bytes(&case["weights"]).repeat(4), numbers(&case["bias"]).repeat(4));
+        for isa in isas() {
+            let compute = Compute::new(isa, 1).unwrap();
+            let matrix = Matrix::pack(dtype, 4 * n, k, &weights, &compute).unwrap();
+            for (out, bias) in [("out", None), ("out_with_bias", Some(&bias[..]))] {
+                let together = product(&compute, &matrix, &x, bias);
+                for (row, name) in names.iter().enumerate() {
+                    let case_name = format!("{dtype}, {name}, {out} on {isa}");
+                    let expected = numbers(&case[out][row]).repeat(4);
+                    assert_bits(&case_name, &together[row * 4 * n..][..4 * n], &expected);
+                    assert_bits(&case_name, &product(&compute, &matrix, &x[row * k..][..k], bias), &expected);
+                }
+            }
+            let mut decoded = vec![0.0; 2 * k];
+            matrix.dequantize_row(0, &mut decoded[..k]);
+            matrix.dequantize_row(4, &mut decoded[k..]);
+            assert_bits(&format!("{dtype} decoded"), &decoded, &numbers(&case["decoded_rows_0_and_4"]));
+        }
+    }
+}
+
+fn scaling(case: &Value) -> RopeScaling {
+    let scaling = &case["scaling"];
+    let given = |name: &str| scaling[name].as_f64();
+    let wanted = |name: &str| given(name).unwrap_or_else(|| panic!("no {name} in {scaling}"));
+    match text(&scaling["type"]) {
+        "none" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: wanted("factor") },
+        "llama3" => RopeScaling::Llama3 {
+            factor: wanted("factor"),
+            low_frequency_factor: wanted("low"),
+            high_frequency_factor: wanted("high"),
+            original_context: wanted("context"),
+        },
+        "yarn" => RopeScaling::Yarn {
+            factor: wanted("factor"),
+            original_context: wanted("context"),
+            beta_fast: given("beta_fast").unwrap_or(32.0),
+            beta_slow: given("beta_slow").unwrap_or(1.0),
+            truncate: scaling["truncate"].as_bool().unwrap_or(true),
+            attention_factor: given("attention_factor"),
+            attention_multiplier: given("gguf_attention_factor").unwrap_or(1.0),
+            mscale: given("mscale"),
+            mscale_all_dim: given("mscale_all_dim"),
+        },
+        "factors" => RopeScaling::Factors(numbers(&case["factors"])),
+        "longrope" => RopeScaling::LongRope {
+            factors: numbers(&case["factors"]),
+            factor: wanted("factor"),
+            original_context: wanted("context"),
+            attention_factor: given("attention_factor"),
+        },
+        other => panic!("a scaling {other}"),
+    }
+}
+
+#[test]
+fn rope() {
+    for case in list(&vectors("rope.json")) {
+        let name = format!("θ {}, {} of {}", case["theta"], case["scaling"], case["d"]);
+        let d = count(&case["d"]);
+        let frequencies = RopeFrequencies::new(case["theta"].as_f64().unwrap(), d, &scaling(case)).unwrap();
+        assert_bits(&name, frequencies.inverse(), &numbers(&case["inverse_frequencies"]));
+        assert_bits(&name, &[frequencies.attention_factor()], &numbers(&case["attention_factor"]));
+        let heads: Vec<f32> = list(&case["heads"]).iter().flat_map(numbers).collect();
+        for turned in list(&case["turned"]) {
+            let position = count(&turned["position"]);
+            let table = RopeTable::new(&frequencies, [position]);
+            let (cos, sin) = table.row(0);
+            assert_bits(&name, cos, &numbers(&turned["cos"]));
+            assert_bits(&name, sin, &numbers(&turned["sin"]));
+            for isa in isas() {
+                let mut x = heads.clone();
+                VectorKernels::new(isa).rope(&mut x, heads.len() / 2, cos, sin, RopeStyle::Halves);
+                assert_bits(&format!("{name} at {position} on {isa}"), &x, &numbers(&turned["out"]));
+            }
+        }
+    }
+}
+
+#[test]
+fn attention() {
+    let vectors = vectors("attention.json");
+    for (index, case) in list(&vectors["cases"]).iter().enumerate() {
+        let cache = &vectors["caches"][text(&case["cache"])];
+        let (kv_heads, length) = (count(&cache["kv_heads"]), count(&cache["length"]));
+        let kv_type: KvType = text(&case["kv"]).parse().unwrap();
+        let shape = KvShape { kv_type, kv_heads, k_dim: length, v_dim: length };
+        let mut layer = KvLayer::new(shape, 3).unwrap();
+        let (k, v) = (numbers(&cache["k"]), numbers(&cache["v"]));
+        for (position, (k, v)) in k.chunks(kv_heads * length).zip(v.chunks(kv_heads * length)).enumerate() {
+            layer.write((position / KV_BLOCK) as u32, position % KV_BLOCK, k, v);
+        }
+        let shape = AttentionShape {
+            heads: count(&case["heads"]),
+            kv_heads,
+            k_dim: length,
+            v_dim: length,
+            scale: number(&case["scale"]),
+            window: optional(&case["window"], count),
+            softcap: optional(&case["softcap"], number),
+            sinks: optional(&case["sinks"], numbers),
         };
-        let frequencies = RopeFrequencies::new(1e4, 8, &long).expect("valid parameters");
-        vectors.push((
-            "rope frequencies of 8 dimensions, θ 1e4, longrope (factors 1, 1.5, 2, 3, factor 4, C 4096): all, and the attention factor",
-            frequencies.inverse().iter().copied().chain([frequencies.attention_factor()]).collect(),
-        ));
-
-        let out = attend(&kernels, KvType::F16, 8, 129, None, None);
-        vectors.push((
-            "attention at position 129, 3 heads of 8 on one kv head, scale 0.25, f16, q = 4·x(20000, 24), key and value of position p x(8p, 8) and x(8p + 5000, 8): elements 0, 11, 23",
-            vec![out[0], out[11], out[23]],
-        ));
-        let out = attend(&kernels, KvType::F16, 8, 129, Some(2.0), Some(vec![0.5, -1.0, 3.0]));
-        vectors.push((
-            "the same with scores capped at 2 and sinks 0.5, −1, 3: elements 0, 11, 23",
-            vec![out[0], out[11], out[23]],
-        ));
-        let out = attend(&kernels, KvType::Q8_0, 40, 129, None, None);
-        assert_bits("kv_q8_0.py", &out, &worked_out("attention"));
-        vectors.push((
-            "attention at position 129, 3 heads of 40 on one kv head, scale 0.25, q8_0, q = 4·x(20000, 120), key and value of position p x(40p, 40) and x(40p + 5000, 40): elements 0, 39, 119",
-            vec![out[0], out[39], out[119]],
-        ));
-        // The only key has all the weight.
-        let out = attend(&kernels, KvType::Q8_0, 40, 0, None, None);
-        assert_bits("kv_q8_0.py", &out[..40], &worked_out("head of x(5000, 40)"));
-        vectors.push(("the value x(5000, 40) in q8_0: elements 0, 31, 39", vec![out[0], out[31], out[39]]));
-        for (name, values) in vectors {
-            let bits: Vec<String> = values.iter().map(|value| format!("`0x{:08x}`", value.to_bits())).collect();
-            let line = format!("| {name} | {} |", bits.join(" "));
-            assert!(text.contains(&line), "docs/numerics.md lacks this line of {isa}: {line}");
+        let (q, expected) = (numbers(&case["q"]), numbers(&case["out"]));
+        let row = AttentionRow { q: &q, position: count(&case["position"]) };
+        for isa in isas() {
+            let mut out = vec![0.0; expected.len()];
+            for (kv_head, out) in out.chunks_mut(shape.group() * length).enumerate() {
+                let scratch = &mut AttentionScratch::default();
+                VectorKernels::new(isa).attend(&layer, &shape, kv_head, &[row], &[0, 1, 2], out, scratch);
+            }
+            assert_bits(&format!("attention {index} on {isa}, {kv_type}, {shape:?}"), &out, &expected);
         }
+    }
+}
+
+#[test]
+fn routing() {
+    for case in list(&vectors("routing.json")) {
+        let share = match text(&case["share"]) {
+            "of all" => RouteShare::OfAll,
+            _ => RouteShare::OfChosen,
+        };
+        let routes = route(&numbers(&case["logits"]), count(&case["count"]), share);
+        let name = format!("{share:?} of {}, {}", case["count"], case["logits"]);
+        let experts: Vec<usize> = routes.iter().map(|route| route.expert).collect();
+        assert_eq!(experts, list(&case["experts"]).iter().map(count).collect::<Vec<_>>(), "{name}");
+        let weights: Vec<f32> = routes.iter().map(|route| route.weight).collect();
+        assert_bits(&name, &weights, &numbers(&case["weights"]));
     }
 }

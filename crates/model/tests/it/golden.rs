@@ -116,6 +116,28 @@ fn logits_are_those_of_transformers() {
     }
 }
 
+/// What `scripts/cpu_1` made of `docs/numerics.md`: the bits change with the contract's id or not at all.
+#[test]
+fn the_contracts_vectors() {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data");
+    let vectors: Value = serde_json::from_slice(&std::fs::read(format!("{data}/cpu-1/logits.json")).unwrap()).unwrap();
+    for case in vectors.as_array().unwrap() {
+        let name = case["model"].as_str().unwrap();
+        let checkpoint = Checkpoint::open(format!("{data}/{name}").as_ref()).unwrap();
+        let tokens: Vec<u32> =
+            case["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let compute = Compute::new(isa, 2).unwrap();
+            let model = Model::load(&checkpoint, &compute, &mut |_| {}).unwrap();
+            for kv_type in KvType::ALL {
+                let found = digest(&logits(&model, &compute, kv_type, &tokens, usize::MAX)).hex();
+                let expected = &case["sha256"][kv_type.to_string()];
+                assert_eq!(found, *expected, "{name}, {} tokens, kv {kv_type}, {isa}", tokens.len());
+            }
+        }
+    }
+}
+
 #[test]
 fn settings_that_change_nothing() {
     let compute = Compute::new(Isa::best(), 2).unwrap();
