@@ -92,7 +92,7 @@ def ln(x):
 
 LN2 = (constant64(0x3FE62E42FEE00000), constant64(0x3DEA39EF35793C76))
 HALF_PI = (constant64(0x3FF921FB54400000), constant64(0x3DD0B4611A000000), constant64(0x3BF898CC51701B84))
-LOG2_E = 1 / math.log(2)
+LOG2_E, TWO_OVER_PI = constant64(0x3FF71547652B82FE), constant64(0x3FE45F306DC9C883)
 MAGIC = 1.5 * 2.0**52
 
 
@@ -120,7 +120,7 @@ def pow64(b, y):
 
 
 def sin_cos64(x):
-    n = (x * (2 / math.pi) + MAGIC) - MAGIC
+    n = (x * TWO_OVER_PI + MAGIC) - MAGIC
     a = fma64(n, -HALF_PI[0], x)
     b = fma64(n, -HALF_PI[1], a)
     r = b + fma64(n, -HALF_PI[2], fma64(n, -HALF_PI[1], a - b))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from arithmetic import F32
-from functions import exp, exp64
+from functions import exp
 from products import log_sum_exp
 
 WORD = 2**32
@@ -90,10 +90,3 @@ def choose(logits, settings, prompt, answer, position):
 
 def log_probability(logits, token):
     return logits[token] - log_sum_exp(logits)
-
-
-def perplexity(log_probabilities):
-    total = 0.0
-    for number in log_probabilities:
-        total -= float(number)
-    return exp64(total / len(log_probabilities))

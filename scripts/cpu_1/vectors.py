@@ -505,7 +505,7 @@ FILES = {
 def text_of(value, indent=""):
     """JSON, with what is short on one line, so that files can be read and compared."""
     whole = json.dumps(value)
-    if len(whole) < 120 or not isinstance(value, dict | list) or isinstance(value[0] if isinstance(value, list) else "", int):
+    if len(whole) < 120 or isinstance(value, str) or isinstance(value, list) and isinstance(value[0], int):
         return whole
     inner = indent + " "
     if isinstance(value, dict):
