@@ -2,8 +2,10 @@
 
 mod batch;
 mod blocks;
+mod calibrate;
 #[cfg(test)]
 mod chance;
+mod compare;
 mod engine;
 mod evaluate;
 mod lookup;
@@ -14,8 +16,10 @@ pub mod speed;
 mod stop;
 mod text;
 
+pub use calibrate::calibrate;
+pub use compare::{Comparison, compare};
 pub use engine::{Engine, EngineOptions, numerics_id};
-pub use evaluate::{EvaluateError, evaluate, perplexity};
+pub use evaluate::{EvaluateError, Windows, evaluate, perplexity};
 pub use request::{
     Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, StartError, SubmitError, TokenEvent,
     TokenLogprobs,

@@ -151,7 +151,7 @@ pub(crate) fn are_finite(logits: &[f32]) -> bool {
 }
 
 /// The index of the largest logit, the lowest of equals.
-fn argmax(logits: &[f32]) -> usize {
+pub(crate) fn argmax(logits: &[f32]) -> usize {
     let mut best = 0;
     for (id, &logit) in logits.iter().enumerate() {
         if logit > logits[best] {

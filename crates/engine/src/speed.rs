@@ -174,6 +174,33 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// Tokens that a model takes and gives in a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// Of a prompt.
+    pub prefill: f64,
+    /// One after the other.
+    pub decode: f64,
+}
+
+/// How fast a model is on short texts, after a first one that brings its weights into memory.
+///
+/// # Errors
+/// If there is no memory for the cache.
+pub fn rates(model: &Model, compute: &Compute, kv_type: KvType) -> Result<Rates, Error> {
+    const PREFILL: usize = 256;
+    const DECODE: usize = 32;
+    let count = PREFILL.min(model.config().context_length);
+    let tokens = any_tokens(model.config().vocabulary, count);
+    let (prompt, answer) = (&tokens[..PREFILL.min(count)], &tokens[..DECODE.min(count)]);
+    let mut trial = Trial::new(model, compute, kv_type, count.div_ceil(KV_BLOCK) as u32)?;
+    trial.prefill(answer);
+    Ok(Rates {
+        prefill: prompt.len() as f64 / trial.prefill(prompt).as_secs_f64(),
+        decode: answer.len() as f64 / trial.decode(answer, 0).as_secs_f64(),
+    })
+}
+
 impl Steps<'_> {
     fn forward(&mut self, chunks: &[Chunk<'_>]) {
         self.model.forward(self.compute, &mut self.cache, chunks, &mut self.workspace, &mut self.logits);

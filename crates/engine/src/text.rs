@@ -1,6 +1,8 @@
 //! A model's text side: its tokenizer and its chat template.
 
-use freehold_formats::{ChatInput, ChatTemplate, Checkpoint, Error, RenderedPrompt, SpecialTexts, Tokenizer};
+use freehold_formats::{
+    ChatInput, ChatTemplate, Checkpoint, Error, RenderedPrompt, SpecialTexts, SpecialTokens, Tokenizer,
+};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -40,6 +42,17 @@ impl TextModel {
     /// The chat template, where the model has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// The tokens of a whole text, and the token that sequences of the model begin with, where they do.
+    ///
+    /// # Errors
+    /// If the text is too long.
+    pub fn document(&self, text: &str) -> Result<(Vec<u32>, Option<u32>), Error> {
+        let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
+        let mut tokens: Vec<u32> = bos.into_iter().collect();
+        tokens.extend(self.tokenizer.encode(text, SpecialTokens::AsText)?);
+        Ok((tokens, bos))
     }
 
     /// The text of a conversation up to where the answer begins, and its tokens. The beginning-of-text token is added

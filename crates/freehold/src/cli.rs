@@ -68,11 +68,18 @@ pub(crate) enum Command {
 pub(crate) struct ComputeOptions {
     #[arg(long, help = isa_help())]
     isa: Option<Isa>,
+    #[command(flatten)]
+    threads: ThreadOptions,
+    #[arg(long, default_value_t, help = kv_help())]
+    pub(crate) kv: KvType,
+}
+
+/// How many threads compute.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct ThreadOptions {
     /// Threads of the kernels [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    #[arg(long, default_value_t, help = kv_help())]
-    pub(crate) kv: KvType,
 }
 
 fn isa_help() -> String {
@@ -90,6 +97,13 @@ impl ComputeOptions {
     pub(crate) fn start(&self) -> anyhow::Result<Compute> {
         let isa = self.isa.unwrap_or_else(Isa::best);
         anyhow::ensure!(isa.is_available(), "this machine has no {isa}: leave out --isa, or use --isa {}", Isa::best());
+        self.threads.start(isa)
+    }
+}
+
+impl ThreadOptions {
+    /// Kernels of an instruction set that this machine has.
+    pub(crate) fn start(self, isa: Isa) -> anyhow::Result<Compute> {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = self.threads.map_or_else(cores, usize::from);
         Compute::new(isa, threads).map_err(|error| anyhow::anyhow!("{threads} threads cannot be started: {error}"))

@@ -140,6 +140,26 @@ impl Compute {
         self.pool.run_rows(data, width, chunk, job);
     }
 
+    /// Adds the squares of each column of `x: [M][sums.len()]` to its sum: one chain for each column, rows ascending, so that
+    /// the sums are the same however the rows come. The square of an f32 is exact in f64.
+    ///
+    /// # Panics
+    /// If `x` is no whole number of rows.
+    pub fn add_squares(&self, x: &[f32], sums: &mut [f64]) {
+        let cols = sums.len();
+        assert!(x.len().is_multiple_of(cols), "add_squares: no whole number of rows of {cols}");
+        // Columns that are worked on together: up to 64, as many as make whole parts.
+        let width = 1 << cols.trailing_zeros().min(6);
+        let chunk = self.rows_per_chunk(cols / width, x.len() / cols * width);
+        self.pool.run_rows(sums, width, chunk, |part, sums| {
+            for row in x.chunks_exact(cols) {
+                for (sum, &x) in sums.iter_mut().zip(&row[part * width..]) {
+                    *sum += f64::from(x) * f64::from(x);
+                }
+            }
+        });
+    }
+
     /// Brings `x: [M][cols]` into the form that weights of a type take.
     pub fn prepare(&self, kind: ActivationKind, x: &[f32], cols: usize, activations: &mut Activations) {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "activations are no whole number of rows of {cols}");

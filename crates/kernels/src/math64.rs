@@ -55,7 +55,7 @@ pub fn exp(x: f64) -> f64 {
 }
 
 /// The natural logarithm of a positive normal number.
-pub(crate) fn ln(x: f64) -> f64 {
+pub fn ln(x: f64) -> f64 {
     const SQRT_HALF_BITS: u64 = 0x3fe6_a09e_667f_3bcd;
     let offset = x.to_bits().wrapping_sub(SQRT_HALF_BITS);
     let e = (offset as i64 >> 52) as f64;

@@ -3,17 +3,22 @@
 //! Shape letters: M tokens of the batch, C elements of the residual stream, H query heads, G kv heads, D elements of a
 //! head, F elements of the feed-forward's inside, V the vocabulary.
 
+use crate::inputs::{InputSquares, Origin};
 use crate::source::{Part, Place, RotatedHeads, Source};
 use crate::{Cache, Chunk, Error};
+use freehold_formats::Importance;
 use freehold_kernels::{
     ActivationKind, Activations, AttentionInput, AttentionShape, Compute, Gate, KV_BLOCK, Matrix, Product,
     RopeFrequencies, RopeStyle, RopeTable,
 };
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A projection: N × K weights and, in some models, a bias.
 pub(crate) struct Linear {
     pub(crate) matrix: Matrix,
     pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) origin: Origin,
 }
 
 impl Linear {
@@ -32,9 +37,11 @@ impl Linear {
     ) -> Result<[Self; N], Error> {
         let mut matrices = source.matrices(place, name, &parts, cols)?.into_iter();
         let mut biases = source.biases(place, name, &parts)?.map(Vec::into_iter);
+        let tensor: Arc<str> = place.name_in_gguf(name, "weight").into();
         Ok(parts.map(|_| Self {
             matrix: matrices.next().expect("one matrix for each part"),
             bias: biases.as_mut().map(|biases| biases.next().expect("one bias for each part")),
+            origin: Origin { tensor: Arc::clone(&tensor), expert: 0, experts: 1 },
         }))
     }
 }
@@ -217,9 +224,23 @@ impl GatedUnit {
 pub struct Workspace {
     free: Vec<Vec<f32>>,
     activations: Activations,
+    squares: Option<InputSquares>,
 }
 
 impl Workspace {
+    /// One in which the model's passes also sum up what goes into the matrices of its layers.
+    pub fn collecting() -> Self {
+        Self { squares: Some(InputSquares::default()), ..Self::default() }
+    }
+
+    /// What was summed up for each tensor, by its name in GGUF.
+    ///
+    /// # Errors
+    /// What is wrong where the model's numbers overflowed.
+    pub fn importance(self) -> Result<BTreeMap<String, Importance>, &'static str> {
+        self.squares.unwrap_or_default().finish()
+    }
+
     /// `length` numbers, stale: whoever takes them writes them all.
     pub(crate) fn take(&mut self, length: usize) -> Vec<f32> {
         let fits = self.free.iter().position(|buffer| buffer.capacity() >= length);
@@ -283,6 +304,7 @@ impl<'a> Step<'a> {
 
     /// Projections of the same x: (M, K), each to (M, its rows).
     pub(crate) fn project<const N: usize>(&mut self, x: &[f32], linears: [&Linear; N]) -> [Vec<f32>; N] {
+        self.observe(x, &linears);
         let rows = x.len() / linears[0].matrix.cols();
         let mut outs = linears.map(|linear| self.buffers.take(rows * linear.matrix.rows()));
         let mut products: Vec<Product<'_>> = linears
@@ -302,7 +324,15 @@ impl<'a> Step<'a> {
 
     /// The product of x: (M, K) with one matrix, into a buffer of the caller's.
     pub(crate) fn project_into(&mut self, x: &[f32], linear: &Linear, out: &mut [f32]) {
+        self.observe(x, &[linear]);
         self.multiply(x, &mut [Product { matrix: &linear.matrix, bias: linear.bias.as_deref(), out }]);
+    }
+
+    /// Sums up what goes into matrices, where that is wanted.
+    fn observe(&mut self, x: &[f32], linears: &[&Linear]) {
+        if let Some(squares) = &mut self.buffers.squares {
+            squares.add(self.compute, x, linears);
+        }
     }
 
     /// Products of x with matrices that take activations in one form.

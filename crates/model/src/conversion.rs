@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::decoder::{Decoder, Variant};
+use crate::encode::Encoder;
 use crate::mix::{Decider, Facts, Mix, is_block};
 use crate::notes::{NotedTensor, Numbers};
 use crate::source::Source;
@@ -9,16 +10,11 @@ use crate::{Error, architectures};
 use freehold_base::Dtype;
 use freehold_formats::tokenizer::Vocabulary;
 use freehold_formats::{
-    Checkpoint, Gguf, GgufWriter, HuggingFaceFolder, Metadata, TensorDescription, TensorView, Value,
+    Checkpoint, Gguf, GgufWriter, HuggingFaceFolder, ImportanceMatrix, Metadata, TensorDescription, Value,
 };
-use freehold_kernels::{Compute, MatrixError, Pool, can_quantize, dequantize_vector, quantize_row};
-use half::{bf16, f16};
+use freehold_kernels::{Compute, Pool};
 use std::cell::RefCell;
 use std::io::Write;
-use std::sync::Mutex;
-
-/// Bytes that are converted before they are written.
-const BUFFER_BYTES: usize = 1 << 16;
 
 /// ggml's version of the block formats (`general.quantization_version`).
 const QUANTIZATION_VERSION: u32 = 2;
@@ -26,23 +22,32 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// llama.cpp's numbers of what most of a file's weights are (`general.file_type`).
 const FILE_TYPES: [(Dtype, u32); 3] = [(Dtype::F32, 0), (Dtype::F16, 1), (Dtype::BF16, 32)];
 
-/// Numbers that are quantised at a time: some MB, and rows for every thread.
-const BATCH_NUMBERS: usize = 1 << 20;
+/// What the keys about an importance matrix begin with.
+const IMPORTANCE_KEYS: &str = "quantize.imatrix.";
 
 /// How a conversion encodes matrices. Vectors, biases and the routers of experts are no matrices in this sense.
-#[derive(Clone, Copy, Debug)]
-pub enum Encoding {
+#[derive(Clone, Copy)]
+pub enum Encoding<'a> {
     /// As they are.
     Source,
     /// As F32, F16 or BF16.
     Float(Dtype),
     /// Quantised.
-    Mix {
-        /// Which tensor has which type.
-        mix: Mix,
-        /// Whether what is quantised already may be quantised again.
-        requantize: bool,
-    },
+    Quantized(Quantization<'a>),
+}
+
+/// How matrices are quantised.
+#[derive(Clone, Copy)]
+pub struct Quantization<'a> {
+    /// Which tensor has which type.
+    pub mix: Mix,
+    /// The type of a tensor, by its name in GGUF, where it is not to be the mix's: a float or one that
+    /// [`freehold_kernels::can_quantize`].
+    pub choice: &'a dyn Fn(&str) -> Option<Dtype>,
+    /// How much the errors of each column count.
+    pub importance: Option<&'a ImportanceMatrix>,
+    /// Whether what is quantised already may be quantised again.
+    pub requantize: bool,
 }
 
 /// A GGUF file of a model, ready to be written.
@@ -55,6 +60,7 @@ pub struct Conversion<'a> {
     metadata: Metadata,
     /// Each with its encoding in the file.
     tensors: Vec<(Dtype, NotedTensor<'a>)>,
+    importance: Option<&'a ImportanceMatrix>,
     pool: &'a Pool,
 }
 
@@ -64,11 +70,11 @@ impl<'a> Conversion<'a> {
     ///
     /// # Errors
     /// Those of loading the model, [`Error::NotInGguf`] where a GGUF file cannot say what the folder says,
-    /// [`Error::IsGguf`] where there is nothing to convert, and [`Error::AlreadyQuantized`].
+    /// [`Error::IsGguf`] where there is nothing to convert, [`Error::AlreadyQuantized`], and [`Error::OtherImportance`].
     pub fn new(
         checkpoint: &'a Checkpoint,
         name: &str,
-        encoding: Encoding,
+        encoding: Encoding<'a>,
         compute: &'a Compute,
         progress: &'a mut dyn FnMut(u64),
     ) -> Result<Self, Error> {
@@ -101,6 +107,17 @@ impl<'a> Conversion<'a> {
         if tensors.iter().any(|(dtype, _)| is_block(*dtype)) {
             set(&mut pairs, "general.quantization_version", QUANTIZATION_VERSION);
         }
+        let importance = match encoding {
+            Encoding::Quantized(Quantization { importance, .. }) => importance,
+            Encoding::Source | Encoding::Float(_) => None,
+        };
+        if let Some(importance) = importance {
+            pairs.extend(importance_keys(importance));
+            tensors
+                .iter()
+                .filter(|(dtype, _)| is_block(*dtype))
+                .try_for_each(|(_, tensor)| check(importance, tensor))?;
+        }
         let metadata = Metadata::from_pairs(pairs)?;
         if let Checkpoint::HuggingFace(_) = checkpoint {
             check_parameters(&metadata, &tensors, (&config, &variant), compute)?;
@@ -113,7 +130,13 @@ impl<'a> Conversion<'a> {
                 shape: tensor.shape.iter().map(|&size| size as u64).collect(),
             })
             .collect();
-        Ok(Self { writer: GgufWriter::new(&metadata, &described)?, metadata, tensors, pool: compute.pool() })
+        Ok(Self {
+            writer: GgufWriter::new(&metadata, &described)?,
+            metadata,
+            tensors,
+            importance,
+            pool: compute.pool(),
+        })
     }
 
     /// The keys of the file.
@@ -140,6 +163,18 @@ impl<'a> Conversion<'a> {
         self.tensors.iter().all(|(dtype, tensor)| !tensor.is_matrix() || tensor.has_dtype(*dtype))
     }
 
+    /// Of the tensors that are quantised, how many the importance matrix does not know.
+    pub fn without_importance(&self) -> usize {
+        let unknown = |(dtype, tensor): &&(Dtype, NotedTensor<'_>)| {
+            is_block(*dtype) && !tensor.has_dtype(*dtype) && self.importance_of(tensor).is_none()
+        };
+        self.tensors.iter().filter(unknown).count()
+    }
+
+    fn importance_of(&self, tensor: &NotedTensor<'_>) -> Option<Vec<f32>> {
+        Some(self.importance?.tensor(&tensor.name)?.means())
+    }
+
     /// Writes the file. `progress` is told how many bytes of tensors have been written since it was last told.
     ///
     /// # Errors
@@ -149,91 +184,42 @@ impl<'a> Conversion<'a> {
             let (dtype, tensor) = &self.tensors[number];
             let mut put = |bytes: &[u8]| {
                 progress(bytes.len() as u64);
-                out.write_all(bytes)
+                Ok(out.write_all(bytes)?)
             };
-            let failed = |number| Error::TooLarge { name: tensor.name.clone(), number, dtype: *dtype };
-            let cols = tensor.shape.last().copied().unwrap_or(1);
-            let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER_BYTES);
-            match &tensor.numbers {
-                Numbers::Given(numbers) => {
-                    numbers.iter().for_each(|number| buffer.extend_from_slice(&number.to_le_bytes()));
-                }
-                Numbers::Whole(whole) if whole.dtype == *dtype => put(whole.bytes)?,
-                Numbers::Whole(whole) => {
-                    let row_bytes = whole.bytes.len() / (whole.numbers() as usize / cols);
-                    for bytes in whole.bytes.chunks(row_bytes * (BATCH_NUMBERS / cols).max(1)) {
-                        let numbers = self.decoded(whole, cols, row_bytes, bytes)?;
-                        if can_quantize(*dtype) {
-                            put(&self.quantized(*dtype, cols, &numbers))?;
-                            continue;
-                        }
-                        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-                        append(&bytes, Dtype::F32, *dtype, &mut buffer).map_err(failed)?;
-                        put(&buffer)?;
-                        buffer.clear();
-                    }
-                }
-                Numbers::Slabs(slabs) if can_quantize(*dtype) => {
-                    let batch = cols * (BATCH_NUMBERS / cols).max(1);
-                    let mut numbers: Vec<f32> = Vec::with_capacity(batch);
-                    for run in slabs.iter().flat_map(|slab| slab.runs().map(|run| (run, slab.tensor.dtype))) {
-                        append(run.0, run.1, Dtype::F32, &mut buffer).map_err(failed)?;
-                        numbers.extend(buffer.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)));
-                        buffer.clear();
-                        let whole = numbers.len() / batch * batch;
-                        if whole > 0 {
-                            put(&self.quantized(*dtype, cols, &numbers[..whole]))?;
-                            numbers.drain(..whole);
-                        }
-                    }
-                    put(&self.quantized(*dtype, cols, &numbers))?;
-                }
-                Numbers::Slabs(slabs) => {
-                    for run in slabs.iter().flat_map(|slab| slab.runs().map(|run| (run, slab.tensor.dtype))) {
-                        append(run.0, run.1, *dtype, &mut buffer).map_err(failed)?;
-                        if buffer.len() >= BUFFER_BYTES {
-                            put(&buffer)?;
-                            buffer.clear();
-                        }
-                    }
-                }
+            if tensor.has_dtype(*dtype) {
+                return tensor.copy(&mut put);
             }
-            put(&buffer)?;
-            Ok(())
+            let encoder = Encoder::new(*dtype, tensor, self.importance_of(tensor), self.pool);
+            let mut rows = 0;
+            tensor.decode(self.pool, &mut |numbers| {
+                let bytes = encoder.encode(rows, numbers)?;
+                rows += numbers.len() / tensor.cols();
+                put(&bytes)
+            })
         })
     }
+}
 
-    /// Rows of `row_bytes` bytes of a tensor as numbers.
-    fn decoded(&self, tensor: &TensorView<'_>, cols: usize, row_bytes: usize, bytes: &[u8]) -> Result<Vec<f32>, Error> {
-        let mut numbers = vec![0.0; bytes.len() / row_bytes * cols];
-        let problem: Mutex<Option<MatrixError>> = Mutex::default();
-        self.pool.run_rows(&mut numbers, cols, 1, |row, out| {
-            match dequantize_vector(tensor.dtype, cols, &bytes[row * row_bytes..][..row_bytes]) {
-                Ok(row) => out.copy_from_slice(&row),
-                Err(error) => *problem.lock().expect("nothing panics while it is held") = Some(error),
-            }
-        });
-        let problem = problem.into_inner().expect("nothing panics while it is held");
-        let unusable = |source| Error::Tensor { name: tensor.name.to_owned(), dtype: tensor.dtype, source };
-        problem.map_or(Ok(numbers), |source| Err(unusable(source)))
-    }
+/// llama.cpp's keys about an importance matrix, but for the path of its file.
+fn importance_keys(importance: &ImportanceMatrix) -> Vec<(String, Value)> {
+    let dataset = importance.datasets().first().map(|name| ("dataset", Value::String(name.clone())));
+    let counts = [("entries_count", importance.tensors().len() as u32), ("chunks_count", importance.chunk_count())];
+    let counts = counts.map(|(key, count)| (key, Value::U32(count)));
+    dataset.into_iter().chain(counts).map(|(key, value)| (format!("{IMPORTANCE_KEYS}{key}"), value)).collect()
+}
 
-    /// Rows of `cols` numbers, quantised.
-    fn quantized(&self, dtype: Dtype, cols: usize, numbers: &[f32]) -> Vec<u8> {
-        let (block, block_bytes) = dtype.block();
-        let row_bytes = cols / block * block_bytes;
-        let mut bytes = vec![0; numbers.len() / cols * row_bytes];
-        self.pool.run_rows(&mut bytes, row_bytes, 1, |row, out| {
-            quantize_row(dtype, &numbers[row * cols..][..cols], None, out);
-        });
-        bytes
-    }
+/// Whether the importance of a tensor's columns, where it is known, is of as many.
+fn check(importance: &ImportanceMatrix, tensor: &NotedTensor<'_>) -> Result<(), Error> {
+    let Some(known) = importance.tensor(&tensor.name) else { return Ok(()) };
+    let (found, expected) = (known.means().len(), tensor.cols() * tensor.matrices());
+    if found == expected { Ok(()) } else { Err(Error::OtherImportance { name: tensor.name.clone(), found, expected }) }
 }
 
 /// The keys and tensors of a GGUF file, as they stand.
 fn of_file(gguf: &Gguf) -> (Vec<(String, Value)>, Vec<NotedTensor<'_>>) {
-    // What is written is aligned as is usual.
-    let pairs = gguf.metadata().iter().filter(|(key, _)| *key != "general.alignment");
+    // What is written is aligned as is usual, and is not quantised as the file may be.
+    let stays = |key: &str| key != "general.alignment" && !key.starts_with(IMPORTANCE_KEYS);
+    let pairs = gguf.metadata().iter().filter(|(key, _)| stays(key));
     let tensors = gguf.tensors().map(|tensor| NotedTensor {
         name: tensor.name.to_owned(),
         shape: tensor.shape.iter().map(|&size| size as usize).collect(),
@@ -246,11 +232,11 @@ fn of_file(gguf: &Gguf) -> (Vec<(String, Value)>, Vec<NotedTensor<'_>>) {
 #[allow(clippy::type_complexity, reason = "a list and a number")]
 fn encoded<'a>(
     tensors: Vec<NotedTensor<'a>>,
-    encoding: Encoding,
+    encoding: Encoding<'_>,
     metadata: &Metadata,
 ) -> Result<(Vec<(Dtype, NotedTensor<'a>)>, u32), Error> {
-    let (mix, requantize) = match encoding {
-        Encoding::Mix { mix, requantize } => (mix, requantize),
+    let quantization = match encoding {
+        Encoding::Quantized(quantization) => quantization,
         Encoding::Source | Encoding::Float(_) => {
             let dtype = if let Encoding::Float(dtype) = encoding { Some(dtype) } else { None };
             let tensors: Vec<_> = tensors.into_iter().map(|tensor| (tensor.dtype(dtype), tensor)).collect();
@@ -259,16 +245,16 @@ fn encoded<'a>(
         }
     };
     let facts = Facts::read(metadata, tensors.iter().all(|tensor| tensor.name != "output.weight"))?;
-    let decider = Decider::new(mix, facts, tensors.iter().map(|tensor| tensor.name.as_str()));
+    let decider = Decider::new(&quantization, facts, tensors.iter().map(|tensor| tensor.name.as_str()));
     let mut chosen = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let dtype = decider.dtype(&tensor.name, &tensor.shape).unwrap_or_else(|| tensor.dtype(None));
-        if let Some(now) = tensor.quantized().filter(|&now| now != dtype && !requantize) {
+        if let Some(now) = tensor.quantized().filter(|&now| now != dtype && !quantization.requantize) {
             return Err(Error::AlreadyQuantized { name: tensor.name, dtype: now });
         }
         chosen.push((dtype, tensor));
     }
-    Ok((chosen, mix.file_type))
+    Ok((chosen, quantization.mix.file_type))
 }
 
 /// Gives a key a number, in its place where it is there.
@@ -337,49 +323,4 @@ fn check_parameters(
     let difference = variant.difference(&read_variant);
     let difference = difference.or((*config != read_config).then_some("sizes"));
     difference.map_or(Ok(()), |part| Err(Error::NotInGguf(part)))
-}
-
-/// Appends numbers in another encoding.
-///
-/// # Errors
-/// The number that it cannot hold.
-fn append(bytes: &[u8], from: Dtype, to: Dtype, out: &mut Vec<u8>) -> Result<(), f32> {
-    match (from, to) {
-        (from, to) if from == to => out.extend_from_slice(bytes),
-        (Dtype::F16, to) => append_each(bytes, |bytes| f16::from_le_bytes(bytes).to_f32(), to, out)?,
-        (Dtype::BF16, to) => append_each(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32(), to, out)?,
-        (_, to) => append_each(bytes, f32::from_le_bytes, to, out)?,
-    }
-    Ok(())
-}
-
-fn append_each<const N: usize>(
-    bytes: &[u8],
-    decode: fn([u8; N]) -> f32,
-    to: Dtype,
-    out: &mut Vec<u8>,
-) -> Result<(), f32> {
-    let (numbers, _) = bytes.as_chunks::<N>();
-    for number in numbers.iter().map(|&bytes| decode(bytes)) {
-        let fits = match to {
-            Dtype::F16 => {
-                let half = f16::from_f32(number);
-                out.extend_from_slice(&half.to_le_bytes());
-                half.is_finite()
-            }
-            Dtype::BF16 => {
-                let half = bf16::from_f32(number);
-                out.extend_from_slice(&half.to_le_bytes());
-                half.is_finite()
-            }
-            _ => {
-                out.extend_from_slice(&number.to_le_bytes());
-                true
-            }
-        };
-        if !fits {
-            return Err(number);
-        }
-    }
-    Ok(())
 }

@@ -68,6 +68,18 @@ pub enum Error {
         /// Its encoding.
         dtype: Dtype,
     },
+    /// An importance matrix was collected on another model.
+    #[error(
+        "the importance matrix knows {found} columns of `{name}`, which has {expected}: it was collected on another model"
+    )]
+    OtherImportance {
+        /// The tensor, as GGUF calls it.
+        name: String,
+        /// Columns that it knows.
+        found: usize,
+        /// Columns of all of the tensor's matrices.
+        expected: usize,
+    },
     /// A number cannot be written as it was asked.
     #[error("the tensor `{name}` holds {number}, which is beyond {dtype}: choose another type")]
     TooLarge {

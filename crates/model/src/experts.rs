@@ -2,9 +2,11 @@
 
 use crate::Error;
 use crate::blocks::{GatedUnit, Linear, Step, UnitTensors};
+use crate::inputs::Origin;
 use crate::notes::Slab;
 use crate::source::{Place, Source};
 use freehold_kernels::{Gate, Matrix, Route, RouteShare, route};
+use std::sync::Arc;
 
 /// The most experts of a layer, and elements of an expert's inside: far above every known model.
 const MAX_EXPERTS: usize = 1 << 14;
@@ -89,14 +91,14 @@ fn separate_units(
     width: usize,
     kind: Gate,
 ) -> Result<Vec<GatedUnit>, Error> {
-    let linears = |name, rows, cols| {
+    let load = |name, rows, cols| {
         let matrices = source.expert_matrices(layer, name, shape.count, rows, cols)?;
         let biases = source.expert_biases(layer, name, shape.count, rows)?;
-        Ok::<_, Error>(with_biases(matrices, biases))
+        Ok::<_, Error>(linears(Place::Layer(layer), name, matrices, biases))
     };
-    let gates = linears("ffn_gate_exps", shape.inner, width)?;
-    let ups = linears("ffn_up_exps", shape.inner, width)?;
-    let downs = linears("ffn_down_exps", width, shape.inner)?;
+    let gates = load("ffn_gate_exps", shape.inner, width)?;
+    let ups = load("ffn_up_exps", shape.inner, width)?;
+    let downs = load("ffn_down_exps", width, shape.inner)?;
     Ok(units(gates, ups, downs, kind))
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn interleaved_units(
     let ExpertsShape { count, inner, .. } = *shape;
     let name = |part: &str| format!("model.layers.{layer}.mlp.experts.{part}");
     let place = Place::Layer(layer);
-    let linears = |gguf: &str, part: &str, cols: usize, rows: usize, first: usize, step: usize| {
+    let load = |gguf: &str, part: &str, cols: usize, rows: usize, first: usize, step: usize| {
         let tensor = source.require(&name(part), &[count, cols, rows])?;
         let slab = |expert| Slab {
             tensor,
@@ -127,11 +129,11 @@ pub(crate) fn interleaved_units(
         let biases = source.numbers(&bias, &[count, rows])?;
         let of_expert = |bias: &[f32]| bias.iter().skip(first).step_by(step).copied().collect();
         let biases = biases.chunks_exact(rows).map(of_expert).collect();
-        Ok::<_, Error>(with_biases(matrices.collect::<Result<_, Error>>()?, Some(biases)))
+        Ok::<_, Error>(linears(place, gguf, matrices.collect::<Result<_, Error>>()?, Some(biases)))
     };
-    let gates = linears("ffn_gate_exps", "gate_up_proj", width, 2 * inner, 0, 2)?;
-    let ups = linears("ffn_up_exps", "gate_up_proj", width, 2 * inner, 1, 2)?;
-    let downs = linears("ffn_down_exps", "down_proj", inner, width, 0, 1)?;
+    let gates = load("ffn_gate_exps", "gate_up_proj", width, 2 * inner, 0, 2)?;
+    let ups = load("ffn_up_exps", "gate_up_proj", width, 2 * inner, 1, 2)?;
+    let downs = load("ffn_down_exps", "down_proj", inner, width, 0, 1)?;
     Ok(units(gates, ups, downs, kind))
 }
 
@@ -146,25 +148,31 @@ pub(crate) fn fused_units(
     let ExpertsShape { count, inner, .. } = *shape;
     let name = |part: &str| format!("model.layers.{layer}.block_sparse_moe.{part}.weight");
     // Of the `of` matrices of each expert that lie one below the other, that of number `index`.
-    let linears = |gguf: &str, part: &str, rows: usize, cols: usize, index: usize, of: usize| {
+    let load = |gguf: &str, part: &str, rows: usize, cols: usize, index: usize, of: usize| {
         let tensor = source.require(&name(part), &[count, of * rows, cols])?;
         source.note(Place::Layer(layer), gguf, "weight", vec![count, rows, cols], || {
             (0..count).map(|expert| Slab::rows(tensor, (expert * of + index) * rows, rows, cols)).collect()
         });
         let matrices = tensor.bytes.chunks_exact(tensor.bytes.len() / (count * of)).skip(index).step_by(of);
         let matrices = matrices.map(|bytes| source.pack(&tensor, rows, cols, bytes)).collect::<Result<_, Error>>()?;
-        Ok::<_, Error>(with_biases(matrices, None))
+        Ok::<_, Error>(linears(Place::Layer(layer), gguf, matrices, None))
     };
-    let gates = linears("ffn_gate_exps", "input_linear", inner, width, 0, 2)?;
-    let ups = linears("ffn_up_exps", "input_linear", inner, width, 1, 2)?;
-    let downs = linears("ffn_down_exps", "output_linear", width, inner, 0, 1)?;
+    let gates = load("ffn_gate_exps", "input_linear", inner, width, 0, 2)?;
+    let ups = load("ffn_up_exps", "input_linear", inner, width, 1, 2)?;
+    let downs = load("ffn_down_exps", "output_linear", width, inner, 0, 1)?;
     Ok(units(gates, ups, downs, kind))
 }
 
-fn with_biases(matrices: Vec<Matrix>, biases: Option<Vec<Vec<f32>>>) -> Vec<Linear> {
+/// Of all experts, out of what GGUF calls `name`.
+fn linears(place: Place, name: &str, matrices: Vec<Matrix>, biases: Option<Vec<Vec<f32>>>) -> Vec<Linear> {
     let mut biases = biases.map(Vec::into_iter);
-    let next = |matrix| Linear { matrix, bias: biases.as_mut().and_then(Iterator::next) };
-    matrices.into_iter().map(next).collect()
+    let (tensor, experts): (Arc<str>, usize) = (place.name_in_gguf(name, "weight").into(), matrices.len());
+    let next = |(expert, matrix)| Linear {
+        matrix,
+        bias: biases.as_mut().and_then(Iterator::next),
+        origin: Origin { tensor: Arc::clone(&tensor), expert, experts },
+    };
+    matrices.into_iter().enumerate().map(next).collect()
 }
 
 fn units(gates: Vec<Linear>, ups: Vec<Linear>, downs: Vec<Linear>, kind: Gate) -> Vec<GatedUnit> {

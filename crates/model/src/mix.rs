@@ -4,6 +4,7 @@
 //! down-projections of some layers, attention's output, the output head. The rules are those of llama.cpp
 //! (`src/llama-quant.cpp`, `llama_tensor_get_type_impl`), so that a name means the same there and here.
 
+use crate::conversion::Quantization;
 use freehold_base::Dtype;
 use freehold_formats::{Array, Metadata, Value};
 
@@ -97,19 +98,23 @@ impl Facts {
 }
 
 /// Decides tensor after tensor.
-pub(crate) struct Decider {
-    mix: Mix,
+pub(crate) struct Decider<'a> {
+    quantization: &'a Quantization<'a>,
     facts: Facts,
     /// Tensors that make values, in order of layers.
     values: Vec<String>,
 }
 
-impl Decider {
+impl<'a> Decider<'a> {
     /// `names` are those of the model's tensors.
-    pub(crate) fn new<'n>(mix: Mix, facts: Facts, names: impl Iterator<Item = &'n str>) -> Self {
+    pub(crate) fn new<'n>(
+        quantization: &'a Quantization<'a>,
+        facts: Facts,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Self {
         let mut values: Vec<String> = names.filter(|name| makes_values(name)).map(str::to_owned).collect();
         values.sort_by_key(|name| layer(name));
-        Self { mix, facts, values }
+        Self { quantization, facts, values }
     }
 
     /// The type of a tensor (its shape outermost first); `None` where it stays as it is.
@@ -120,14 +125,16 @@ impl Decider {
         {
             return None;
         }
-        let cols = *shape.last()?;
-        Some(if is_block(self.mix.dtype) { fitting(self.of_role(name, cols), cols) } else { self.mix.dtype })
+        let (cols, dtype) = (*shape.last()?, self.quantization.mix.dtype);
+        let of_role = || if is_block(dtype) { self.of_role(name, cols) } else { dtype };
+        Some(fitting((self.quantization.choice)(name).unwrap_or_else(of_role), cols))
     }
 
     fn of_role(&self, name: &str, cols: usize) -> Dtype {
         use Kind::{Iq4, Plain, Q2K, Q3KL, Q3KM, Q4KM, Q4KS, Q5KM};
-        let Self { mix: Mix { dtype, kind, .. }, facts, values } = self;
-        let (dtype, kind) = (*dtype, *kind);
+        let Self { quantization, facts, values } = self;
+        let Mix { dtype, kind, .. } = quantization.mix;
+        let has_importance = quantization.importance.is_some();
         let eight_experts = facts.experts == 8;
         if name == "output.weight" || facts.is_tied && name == "token_embd.weight" {
             let to_bytes = dtype == Dtype::Q8_0 || !cols.is_multiple_of(dtype.block().0);
@@ -177,7 +184,15 @@ impl Decider {
                 Q3KM => Dtype::Q4_K,
                 Q3KL => Dtype::Q5_K,
                 Q4KM | Q5KM if has_more_bits(layer, layers) => Dtype::Q6_K,
+                Iq4 if has_importance => dtype,
                 Iq4 | Q4KS if layer < layers / 8 => Dtype::Q5_K,
+                // Even with an importance matrix these are at times far off in the first layers, and the types with minima
+                // are so without one.
+                Plain if has_importance && layer < layers / 8 => match dtype {
+                    Dtype::Q4_0 => Dtype::Q4_1,
+                    Dtype::Q5_0 => Dtype::Q5_1,
+                    _ => dtype,
+                },
                 Plain | Q4KM | Q5KM | Iq4 | Q4KS => dtype,
             };
         }

@@ -1,7 +1,7 @@
 //! Small files that ask for much.
 
 use crate::{TINY, overflowing};
-use freehold_engine::{Engine, EngineOptions, EvaluateError, StartError, TextModel, evaluate, perplexity};
+use freehold_engine::{Engine, EngineOptions, EvaluateError, StartError, TextModel, Windows, evaluate, perplexity};
 use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, Isa, KvType};
 use freehold_model::{Error, Model};
@@ -60,7 +60,13 @@ fn a_cache_that_no_machine_has_room_for_is_refused() {
     let tokens = vec![0; 1 << 25];
     let result = evaluate(&model, &compute, KvType::F32, &tokens[..1 << 24], 512, false, &mut |_, _| true);
     assert!(matches!(result, Err(EvaluateError::Cache(Error::CacheMemory { .. }))));
-    let result = perplexity(&model, &compute, KvType::F32, &tokens, None, 1 << 24, &mut |_, _| true);
+    let result = perplexity(
+        &model,
+        &compute,
+        KvType::F32,
+        Windows { tokens: &tokens, bos: None, context: 1 << 24 },
+        &mut |_, _| true,
+    );
     assert!(matches!(result, Err(EvaluateError::Cache(Error::CacheMemory { .. }))));
     let tokenizer = Arc::clone(TextModel::open(&Checkpoint::open(TINY.as_ref()).unwrap()).unwrap().tokenizer());
     let options = EngineOptions { kv_type: KvType::F32, context_length: Some(usize::MAX), ..EngineOptions::default() };
@@ -86,7 +92,14 @@ fn texts_that_a_model_cannot_take_are_refused() {
         let error = evaluate(model, &compute, KvType::F16, &tokens, 512, true, &mut |_, _| true).unwrap_err();
         assert!(error.to_string().starts_with(expected), "{error}");
         let text = tokens.repeat(2);
-        let error = perplexity(model, &compute, KvType::F16, &text, None, window, &mut |_, _| true).unwrap_err();
+        let error = perplexity(
+            model,
+            &compute,
+            KvType::F16,
+            Windows { tokens: &text, bos: None, context: window },
+            &mut |_, _| true,
+        )
+        .unwrap_err();
         assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

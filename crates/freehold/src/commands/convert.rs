@@ -51,7 +51,7 @@ enum Type {
 }
 
 impl Type {
-    fn encoding(self) -> Encoding {
+    fn encoding(self) -> Encoding<'static> {
         match self {
             Self::Source => Encoding::Source,
             Self::F32 => Encoding::Float(Dtype::F32),

@@ -4,8 +4,7 @@ use crate::cli::ComputeOptions;
 use crate::home::Home;
 use crate::{models, output};
 use anyhow::{Context as _, Result};
-use freehold_engine::{numerics_id, perplexity};
-use freehold_formats::SpecialTokens;
+use freehold_engine::{Windows, numerics_id, perplexity};
 use freehold_kernels::MAX_POSITIONS;
 use serde_json::json;
 use std::path::PathBuf;
@@ -20,7 +19,7 @@ pub(crate) struct Options {
     #[arg(long)]
     file: PathBuf,
     /// Tokens of a window.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=MAX_POSITIONS as i64))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(3..=MAX_POSITIONS as i64))]
     context: u32,
     #[command(flatten)]
     compute: ComputeOptions,
@@ -33,16 +32,14 @@ impl Options {
             std::fs::read_to_string(&self.file).with_context(|| format!("{file} cannot be read as UTF-8 text"))?;
         let opened = models::open(home, Some(&self.model))?;
         let text_model = opened.text()?;
-        let tokenizer = text_model.tokenizer();
-        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let mut tokens: Vec<u32> = bos.into_iter().collect();
-        tokens.extend(tokenizer.encode(&text, SpecialTokens::AsText)?);
+        let (tokens, bos) = text_model.document(&text)?;
         let compute = self.compute.start()?;
         let model = opened.weights(&compute)?;
         let context = self.context as usize;
         opened.check_context(&model, context)?;
-        let bar = output::count_bar((tokens.len() / context) as u64, "Windows".to_owned());
-        let result = perplexity(&model, &compute, self.compute.kv, &tokens, bos, context, &mut |done, _| {
+        let windows = Windows { tokens: &tokens, bos, context };
+        let bar = output::count_bar(windows.count() as u64, "Windows".to_owned());
+        let result = perplexity(&model, &compute, self.compute.kv, windows, &mut |done, _| {
             bar.set_position(done as u64);
             true
         })?;

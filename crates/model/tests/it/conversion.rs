@@ -14,7 +14,7 @@ fn compute() -> Compute {
     Compute::new(Isa::best(), 2).unwrap()
 }
 
-fn encoding(dtype: Option<Dtype>) -> Encoding {
+fn encoding(dtype: Option<Dtype>) -> Encoding<'static> {
     dtype.map_or(Encoding::Source, Encoding::Float)
 }
 

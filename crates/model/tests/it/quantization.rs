@@ -3,16 +3,21 @@
 use freehold_base::Dtype;
 use freehold_formats::{Checkpoint, Gguf, GgufWriter, TensorDescription, Value};
 use freehold_kernels::{Compute, Isa};
-use freehold_model::{Conversion, Encoding, Error, Mix, Model};
+use freehold_model::{Conversion, Encoding, Error, Mix, Model, Quantization};
 use std::path::Path;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data");
 
 fn quantized(checkpoint: &Checkpoint, mix: &str, requantize: bool, threads: usize) -> Result<Vec<u8>, Error> {
     let compute = Compute::new(Isa::best(), threads).unwrap();
-    let encoding = Encoding::Mix { mix: Mix::named(mix).unwrap(), requantize };
+    let mix = Mix::named(mix).unwrap();
+    write(checkpoint, Quantization { mix, choice: &|_| None, importance: None, requantize }, &compute)
+}
+
+fn write(checkpoint: &Checkpoint, quantization: Quantization<'_>, compute: &Compute) -> Result<Vec<u8>, Error> {
     let (mut file, mut ignored) = (Vec::new(), |_| {});
-    Conversion::new(checkpoint, "golden", encoding, &compute, &mut ignored)?.write(&mut file, &mut |_| {})?;
+    let encoding = Encoding::Quantized(quantization);
+    Conversion::new(checkpoint, "golden", encoding, compute, &mut ignored)?.write(&mut file, &mut |_| {})?;
     Ok(file)
 }
 

@@ -1,0 +1,244 @@
+//! `freehold quantize`.
+
+mod choice;
+mod report;
+
+use crate::cli::ThreadOptions;
+use crate::commands::convert::{self, Partial};
+use crate::commands::show;
+use crate::home::Home;
+use crate::output::{self, UsageError};
+use anyhow::{Context as _, Result, ensure};
+use choice::Choice;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use freehold_base::Dtype;
+use freehold_base::units::format_bytes;
+use freehold_engine::{TextModel, Windows, calibrate};
+use freehold_formats::{Checkpoint, Gguf, ImportanceMatrix};
+use freehold_kernels::{Compute, Isa, KvType};
+use freehold_model::{Conversion, Encoding, Mix, Model, Quantization};
+use report::Report;
+use serde_json::json;
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Tokens of the windows that texts are cut into, or as many as the model was made for.
+const CONTEXT: usize = 512;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  freehold quantize ./Qwen3-0.6B qwen3-q4.gguf --type q4_k_m --calibrate texts.txt --report\n  \
+    freehold quantize qwen3.gguf small.gguf --type iq4_xs --tensor-type 'ffn_down=q5_k'\n\n\
+    Types mean what they mean to llama.cpp: the same tensors have more bits than most."
+)]
+pub(crate) struct Options {
+    /// A folder in Hugging Face's form, a GGUF file, or a model of the store.
+    source: String,
+    /// The GGUF file to write.
+    output: PathBuf,
+    /// How matrices are encoded. Vectors, biases and the routers of experts stay as they are.
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = mixes())]
+    r#type: Mix,
+    /// The type of those matrices whose names in GGUF the regular expression finds, whatever --type says. The first that
+    /// finds one counts.
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    tensor_type: Vec<Choice>,
+    /// Run the model over a text first, and spend the errors where its numbers are small: an importance matrix. The text
+    /// should be like those that the model is for; some 100,000 words are plenty.
+    #[arg(long, value_name = "TEXTFILE", conflicts_with = "imatrix")]
+    calibrate: Option<PathBuf>,
+    /// Use an importance matrix that was kept: by --save-imatrix, or by llama.cpp in its GGUF form.
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Keep what --calibrate found, in llama.cpp's form.
+    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    save_imatrix: Option<PathBuf>,
+    /// Load both when it is done, and compare size, predictions and speed.
+    #[arg(long)]
+    report: bool,
+    /// Compare their predictions on this text, not on the one that comes with the program. It should not be that of
+    /// --calibrate.
+    #[arg(long, value_name = "TEXTFILE", requires = "report")]
+    report_text: Option<PathBuf>,
+    /// Quantise again what is quantised already, which adds the errors of both.
+    #[arg(long)]
+    requantize: bool,
+    /// Write over a file that is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    threads: ThreadOptions,
+}
+
+fn mixes() -> impl clap::builder::TypedValueParser<Value = Mix> {
+    PossibleValuesParser::new(Mix::ALL.map(|mix| mix.name))
+        .map(|name| Mix::named(&name).expect("it is one of the names"))
+}
+
+/// The source, and its weights once something runs it.
+struct Source {
+    name: String,
+    checkpoint: Checkpoint,
+    model: Option<Model>,
+}
+
+impl Source {
+    fn model(&mut self, compute: &Compute) -> Result<&Model> {
+        if self.model.is_none() {
+            self.model = Some(load(&self.checkpoint, &self.name, compute)?);
+        }
+        Ok(self.model.as_ref().expect("it has just been loaded"))
+    }
+}
+
+impl Options {
+    pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
+        let (name, checkpoint) = convert::open(home, &self.source)?;
+        for output in [Some(&self.output), self.save_imatrix.as_ref()].into_iter().flatten() {
+            convert::refuse_to_overwrite(output, self.force)?;
+        }
+        let compute = self.threads.start(Isa::best())?;
+        let mut source = Source { name, checkpoint, model: None };
+        let importance = self.importance(&mut source, &compute)?;
+
+        let source_bytes = source.checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
+        let bar = output::byte_bar(source_bytes, format!("Checking {}", source.name));
+        let mut progress = |bytes| bar.inc(bytes);
+        let used: Vec<Cell<bool>> = self.tensor_type.iter().map(|_| Cell::new(false)).collect();
+        let choice = |tensor: &str| {
+            let (choice, used) = self.tensor_type.iter().zip(&used).find(|(choice, _)| choice.is_of(tensor))?;
+            used.set(true);
+            Some(choice.dtype())
+        };
+        let quantization = Quantization {
+            mix: self.r#type,
+            choice: &choice,
+            importance: importance.as_ref(),
+            requantize: self.requantize,
+        };
+        let encoding = Encoding::Quantized(quantization);
+        let conversion = Conversion::new(&source.checkpoint, &source.name, encoding, &compute, &mut progress)?;
+        bar.finish_and_clear();
+        if let Some((choice, _)) = self.tensor_type.iter().zip(&used).find(|(_, used)| !used.get()) {
+            let text = format!("--tensor-type {choice} is of no matrix, or only of such as an earlier one is of");
+            return Err(UsageError(text).into());
+        }
+        let bits = bits_per_weight(conversion.tensors());
+        ensure!(bits.is_finite(), "{} has no tensors", source.name);
+        Partial::write(&conversion, &self.output)?.publish(&self.output)?;
+
+        let size_bytes = conversion.size_bytes();
+        let types = show::types(conversion.tensors());
+        let without_importance = importance.as_ref().map(|_| conversion.without_importance());
+        drop(conversion);
+        let report = self.report.then(|| self.compare(&mut source, &compute)).transpose()?;
+        if json {
+            let importance = importance.as_ref().zip(without_importance);
+            return output::print_json(&json!({
+                "file": self.output.to_string_lossy(),
+                "size_bytes": size_bytes,
+                "source_tensor_bytes": source_bytes,
+                "bits_per_weight": bits,
+                "tensors": show::types_as_json(&types),
+                "importance": importance.map(|(importance, without)| json!({
+                    "datasets": importance.datasets(),
+                    "chunk_count": importance.chunk_count(),
+                    "chunk_size": importance.chunk_size(),
+                    "tensors_without": without,
+                })),
+                "report": report.map(|report| report.as_json()),
+            }));
+        }
+        let mut lines = Vec::new();
+        let mut line = |name: &str, value: String| lines.push(format!("{name:<15}{value}"));
+        let (size, source_size) = (format_bytes(size_bytes), format_bytes(source_bytes));
+        line("File", format!("{} ({size}, from {source_size})", self.output.display()));
+        line("Tensors", show::described(&types));
+        line("Bits", format!("{bits:.2} per weight"));
+        if let Some((importance, without)) = importance.zip(without_importance) {
+            let (datasets, chunks) = (importance.datasets().join(", "), importance.chunk_count());
+            let size = importance.chunk_size();
+            line(
+                "Importance",
+                format!("from {chunks} chunks of {size} tokens of {datasets}; {without} tensors have none"),
+            );
+        }
+        if let Some(report) = report {
+            lines.push(format!("\n{}", report.lines()));
+        }
+        lines.push(format!("\nTry it:  freehold run file:{}", self.output.display()));
+        output::print_line(&lines.join("\n"))
+    }
+
+    /// The importance matrix, collected or read.
+    fn importance(&self, source: &mut Source, compute: &Compute) -> Result<Option<ImportanceMatrix>> {
+        if let Some(path) = &self.imatrix {
+            let cannot = || format!("{} cannot be used", path.display());
+            return Ok(Some(ImportanceMatrix::from_gguf(&Gguf::open(path)?).with_context(cannot)?));
+        }
+        let Some(path) = &self.calibrate else { return Ok(None) };
+        let text = read_text(path)?;
+        let (tokens, bos) = TextModel::open(&source.checkpoint)?.document(&text)?;
+        let model = source.model(compute)?;
+        let windows = Windows { tokens: &tokens, bos, context: CONTEXT.min(model.config().context_length) };
+        // Where the file lies is nobody's business who gets the model.
+        let dataset = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let bar = output::count_bar(windows.count() as u64, "Calibrating".to_owned());
+        let mut progress = |done, _| bar.set_position(done as u64);
+        let importance = calibrate(model, compute, KvType::default(), windows, &dataset, &mut progress)?;
+        bar.finish_and_clear();
+        let importance = importance.with_context(|| too_short(&path.display().to_string(), windows))?;
+        if let Some(path) = &self.save_imatrix {
+            save(&importance, path).with_context(|| format!("{} cannot be written", path.display()))?;
+        }
+        Ok(Some(importance))
+    }
+
+    /// Loads the result, and compares it with the source.
+    fn compare(&self, source: &mut Source, compute: &Compute) -> Result<Report> {
+        let result = Checkpoint::open(&self.output)?;
+        let text = self.report_text.as_ref().map_or_else(|| Ok(report::SAMPLE.to_owned()), |path| read_text(path))?;
+        let name = self.report_text.as_ref().map_or_else(|| "the sample".to_owned(), |path| path.display().to_string());
+        let (tokens, bos) = TextModel::open(&result)?.document(&text)?;
+        let model = load(&result, &self.output.display().to_string(), compute)?;
+        source.model(compute)?;
+        let Source { checkpoint, model: Some(source), .. } = source else { unreachable!("it has just been loaded") };
+        let windows = Windows { tokens: &tokens, bos, context: CONTEXT.min(model.config().context_length) };
+        Report::new([checkpoint, &result], [source, &model], compute, windows, &name)
+    }
+}
+
+fn load(checkpoint: &Checkpoint, name: &str, compute: &Compute) -> Result<Model> {
+    let bar =
+        output::byte_bar(checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum(), format!("Loading {name}"));
+    let model = Model::load(checkpoint, compute, &mut |bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(model)
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as UTF-8 text", path.display()))
+}
+
+fn too_short(text: &str, windows: Windows<'_>) -> String {
+    format!("{text} has {} tokens: give a text of at least {}", windows.tokens.len(), windows.context)
+}
+
+fn save(importance: &ImportanceMatrix, path: &Path) -> Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    importance.write::<anyhow::Error>(&mut out)?;
+    Ok(out.flush()?)
+}
+
+/// Of all numbers of the tensors, vectors included.
+fn bits_per_weight(tensors: impl Iterator<Item = (Dtype, u64)>) -> f64 {
+    let (mut bytes, mut numbers) = (0.0, 0.0);
+    for (dtype, size) in tensors {
+        let (block, block_bytes) = dtype.block();
+        bytes += size as f64;
+        numbers += size as f64 * block as f64 / block_bytes as f64;
+    }
+    8.0 * bytes / numbers
+}
