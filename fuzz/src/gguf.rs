@@ -1,10 +1,11 @@
-//! GGUF files: the header, metadata of every type, tensors; then the tokenizer and the chat template inside.
+//! GGUF files: the header, metadata of every type, tensors; then the tokenizer and the chat template inside, and what an
+//! importance matrix would be.
 
 use crate::allocator::within_limit;
 use crate::damage::{Damage, Edge, damaged};
 use crate::gguf_builder::{ARRAY, Builder, Tensor, array, string};
 use arbitrary::Arbitrary;
-use freehold_formats::{Checkpoint, Gguf, Tokenizer};
+use freehold_formats::{Checkpoint, Gguf, ImportanceMatrix, Tokenizer};
 
 const KEYS: [&str; 16] = [
     "general.architecture",
@@ -25,6 +26,9 @@ const KEYS: [&str; 16] = [
     "tokenizer.chat_template",
 ];
 const TEXTS: [&str; 8] = ["llama", "gpt2", "smollm", "linear", "a b", "{{ messages }}", "<|im_end|>", ""];
+
+/// What names of tensors end in: those of an importance matrix go in twos.
+const SUFFIXES: [&str; 3] = ["", ".in_sum2", ".counts"];
 
 /// A value of metadata.
 #[derive(Arbitrary, Debug)]
@@ -95,14 +99,14 @@ impl Item {
 
 /// Reads it as a model would be.
 pub fn check(input: &Input) {
-    let mut builder = Builder::sound();
+    let mut builder = Builder::sound().key("general.type", 8, string("imatrix"));
     for (key, item) in input.keys.iter().take(32) {
         let (kind, value) = item.encoded();
         builder = builder.key(KEYS[usize::from(*key) % KEYS.len()], kind, value);
     }
     for (name, dimensions, rank, kind, offset) in input.tensors.iter().take(16) {
         builder.tensors.push(Tensor {
-            name: format!("blk.{name}.attn_q.weight").into_bytes(),
+            name: format!("blk.{}.attn_q.weight{}", name / 3, SUFFIXES[usize::from(name % 3)]).into_bytes(),
             rank: rank.map_or(dimensions.len() as u32, u32::from),
             dimensions: dimensions.iter().map(|dimension| dimension.value()).collect(),
             kind: u32::from(kind % 45),
@@ -119,6 +123,7 @@ pub fn check(input: &Input) {
     within_limit(file.len() * 2, || {
         let Ok(gguf) = Gguf::from_bytes(file.clone()) else { return };
         let _ = Tokenizer::from_gguf(&gguf).map(|tokenizer| tokenizer.special_texts().count());
+        let _ = ImportanceMatrix::from_gguf(&gguf);
         let checkpoint = Checkpoint::Gguf(gguf);
         let _ = checkpoint.chat_template();
     });

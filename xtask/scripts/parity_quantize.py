@@ -1,9 +1,10 @@
 """Quantises by freehold and by llama.cpp, and compares: the type of every tensor, for models of random weights whose shapes
-meet the rules of the mixes, and for a real one; then the real one's size and its perplexity on a text, both files run by
-freehold. Needs llama-cpp-python, numpy and gguf. Arguments: the freehold program, an empty directory, a GGUF file in F16
-and a text."""
+meet the rules of the mixes, and for a real one, each without an importance matrix and with one; then the real one's size and
+its perplexity on a text, both files run by freehold. Needs llama-cpp-python, numpy and gguf. Arguments: the freehold program,
+an empty directory, a GGUF file in F16, a text, and a text to collect the real one's importance matrix on."""
 
 import ctypes
+import itertools
 import json
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ import gguf
 import llama_cpp
 import numpy as np
 
-PROGRAM, SCRATCH, MODEL, TEXT = sys.argv[1], *map(pathlib.Path, sys.argv[2:5])
+PROGRAM, SCRATCH, MODEL, TEXT, CALIBRATION = sys.argv[1], *map(pathlib.Path, sys.argv[2:6])
 FILE_TYPES = {
     "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q8_0": 7, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12,
     "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
@@ -37,12 +38,29 @@ def freehold(*arguments):
     return json.loads(done.stdout)
 
 
-def both(source, name):
+def means(imatrix):
+    """What llama.cpp's own program hands to the library: the mean squares of each tensor, as C has them."""
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(imatrix).tensors}
+    entries = []
+    for name, squares in tensors.items():
+        if name.endswith(".in_sum2"):
+            counts = tensors[name.replace(".in_sum2", ".counts")].reshape(-1, 1)
+            squares = squares.reshape(len(counts), -1)
+            found = np.where(counts > 0, squares / np.maximum(counts, 1), 1).astype(np.float32).ravel()
+            data = (ctypes.c_float * found.size)(*found)
+            entries.append(llama_cpp.llama_model_imatrix_data(name.removesuffix(".in_sum2").encode(), data, found.size))
+    return (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries)
+
+
+def both(source, name, imatrix=None):
     """The two files."""
     own, theirs = SCRATCH / "own.gguf", SCRATCH / "theirs.gguf"
-    freehold("quantize", source, own, "--type", name.lower(), "--force")
+    options = ["--imatrix", imatrix] if imatrix else []
+    freehold("quantize", source, own, "--type", name.lower(), "--force", *options)
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = FILE_TYPES[name]
+    if imatrix:
+        parameters.imatrix = means(imatrix)
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(theirs).encode(), ctypes.byref(parameters))
     assert code == 0, (source, name)
     return own, theirs
@@ -103,8 +121,30 @@ def random_model(file, layers, heads, kv_heads, width, inner, experts, tied):
     writer.close()
 
 
+def random_imatrix(source, file):
+    random = np.random.Generator(np.random.PCG64(1))
+    writer = gguf.GGUFWriter(file, "")
+    # The package writes the architecture, which importance matrices do not have.
+    writer.kv_data[0].clear()
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["random"])
+    writer.add_uint32("imatrix.chunk_count", 1)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for tensor in gguf.GGUFReader(source).tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
+            outer = [int(size) for size in tensor.shape[2:]]
+            squares = random.exponential(1, [*outer, int(tensor.shape[0])]).astype(np.float32)
+            writer.add_tensor(f"{tensor.name}.in_sum2", squares)
+            writer.add_tensor(f"{tensor.name}.counts", np.ones([*outer, 1], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main():
     llama_cpp.llama_log_set(silent, None)
+    imatrix = SCRATCH / "imatrix.gguf"
     shapes = [
         ("32 layers, heads in fours", (32, 8, 2, 256, 512, 0, False)),
         ("20 layers, heads in pairs, tied", (20, 8, 4, 256, 256, 0, True)),
@@ -115,8 +155,10 @@ def main():
     for what, shape in shapes:
         source = SCRATCH / "source.gguf"
         random_model(source, *shape)
+        random_imatrix(source, imatrix)
         for name in FILE_TYPES:
             compare_types(f"{what}, {name}", *both(source, name))
+            compare_types(f"{what}, {name} with an importance matrix", *both(source, name, imatrix))
         print(f"{what}: {len(FILE_TYPES)} types compared", flush=True)
 
     def perplexity(file):
@@ -126,15 +168,20 @@ def main():
         return found
 
     print(f"\nIn F16: perplexity {perplexity(MODEL):.3f}\n")
-    print("| type | bytes | llama.cpp's | perplexity | llama.cpp's | ratio |\n|---|---|---|---|---|---|")
-    for name in FILE_TYPES:
-        own, theirs = both(MODEL, name)
+    calibrate = ["--calibrate", CALIBRATION, "--save-imatrix", imatrix]
+    freehold("quantize", MODEL, SCRATCH / "own.gguf", "--type", "q4_0", "--force", *calibrate)
+    print("| type | importance | bytes | llama.cpp's | perplexity | llama.cpp's | ratio |\n|---|---|---|---|---|---|---|")
+    for name, importance in itertools.product(FILE_TYPES, (None, imatrix)):
+        if importance and name in ("F16", "BF16"):
+            continue
+        own, theirs = both(MODEL, name, importance)
         compare_types(name, own, theirs)
         found, expected = perplexity(own), perplexity(theirs)
+        has_one = "yes" if importance else "no"
         sizes = f"{own.stat().st_size:,} | {theirs.stat().st_size:,}"
-        print(f"| {name} | {sizes} | {found:.3f} | {expected:.3f} | {found / expected:.4f} |", flush=True)
+        print(f"| {name} | {has_one} | {sizes} | {found:.3f} | {expected:.3f} | {found / expected:.4f} |", flush=True)
         if found > expected * MARGIN:
-            failures.append(f"{name}: the perplexity is too high")
+            failures.append(f"{name}, importance {has_one}: the perplexity is too high")
     if failures:
         sys.exit(f"{len(failures)} do not agree: {failures}")
 

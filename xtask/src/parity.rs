@@ -1,7 +1,8 @@
 //! `cargo xtask parity-hub`: the same repositories through the Python package `huggingface_hub` and through the built
 //! program, from one server on this machine; files, bytes and refusals must agree. And `cargo xtask parity-convert`: folders
 //! that the built program converts, loaded by llama.cpp; logits and tokens must agree. And `cargo xtask parity-quantize`:
-//! files that both quantise; types must agree, and the built program's perplexity be no worse.
+//! files that both quantise, with an importance matrix and without; types must agree, and the built program's perplexity be no
+//! worse.
 
 use crate::conformance::build;
 use crate::tidy;
@@ -41,6 +42,8 @@ pub(crate) struct QuantizeOptions {
     model: PathBuf,
     /// The text that perplexity is of.
     text: PathBuf,
+    /// The text that the importance matrix is collected on.
+    calibration: PathBuf,
 }
 
 impl Options {
@@ -75,7 +78,8 @@ impl ConvertOptions {
 impl QuantizeOptions {
     pub(crate) fn run(&self) -> Result<()> {
         let scratch = scratch()?;
-        let arguments = [scratch.path(), &self.model, &self.text].map(|path: &Path| path.as_os_str().to_owned());
+        let paths = [scratch.path(), &self.model, &self.text, &self.calibration];
+        let arguments = paths.map(|path: &Path| path.as_os_str().to_owned());
         self.options.run_script(QUANTIZE_SCRIPT, arguments.into())
     }
 }

@@ -30,7 +30,9 @@ pub enum EvaluateError {
         vocabulary: usize,
     },
     /// Logits, or what was made of them, are NaN or infinite.
-    #[error("the model's numbers overflowed on this text: use `--kv f32`, or another file of the model")]
+    #[error(
+        "the model's numbers overflowed on this text: use another file of the model, or `--kv f32` where there is such an option"
+    )]
     Overflowed,
 }
 

@@ -233,3 +233,39 @@ fn makes_values(name: &str) -> bool {
 fn layer(name: &str) -> usize {
     name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|layer| layer.parse().ok()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Decider, Facts, Mix};
+    use crate::Quantization;
+    use freehold_base::Dtype;
+    use freehold_formats::ImportanceMatrix;
+    use std::collections::BTreeMap;
+
+    /// What an importance matrix changes in llama.cpp's rules; `cargo xtask parity-quantize` compares all of them.
+    #[test]
+    fn types_with_an_importance_matrix() {
+        let importance = ImportanceMatrix::new(BTreeMap::new(), Vec::new(), 0, 0);
+        for (mix, layer, plain, with) in [
+            ("q4_0", 1, Dtype::Q4_0, Dtype::Q4_1),
+            ("q4_0", 2, Dtype::Q4_0, Dtype::Q4_0),
+            ("q5_0", 1, Dtype::Q5_0, Dtype::Q5_1),
+            ("q4_1", 1, Dtype::Q4_1, Dtype::Q4_1),
+            ("q8_0", 1, Dtype::Q8_0, Dtype::Q8_0),
+            ("iq4_xs", 1, Dtype::Q5_K, Dtype::IQ4_XS),
+            ("iq4_nl", 1, Dtype::Q5_K, Dtype::IQ4_NL),
+            ("iq4_nl", 2, Dtype::IQ4_NL, Dtype::IQ4_NL),
+            ("q4_k_s", 1, Dtype::Q5_K, Dtype::Q5_K),
+            ("q2_k", 1, Dtype::Q3_K, Dtype::Q3_K),
+        ] {
+            for (importance, expected) in [(None, plain), (Some(&importance), with)] {
+                let mix = Mix::named(mix).unwrap();
+                let quantization = Quantization { mix, choice: &|_| None, importance, requantize: false };
+                let facts = Facts { layers: 16, group: 1, experts: 0, is_70b: false, is_tied: false };
+                let decider = Decider::new(&quantization, facts, [].into_iter());
+                let found = decider.dtype(&format!("blk.{layer}.ffn_down.weight"), &[256, 512]);
+                assert_eq!(found, Some(expected), "{}, layer {layer}", mix.name);
+            }
+        }
+    }
+}

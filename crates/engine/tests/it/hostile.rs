@@ -86,7 +86,12 @@ fn texts_that_a_model_cannot_take_are_refused() {
     let cases = [
         (&sound, vec![1; context + 1], context + 1, too_long.as_str()),
         (&sound, foreign, 4, "token 359 is not in the model's vocabulary of 359 tokens"),
-        (&overflowing, vec![1; 8], 4, "the model's numbers overflowed on this text: use `--kv f32`"),
+        (
+            &overflowing,
+            vec![1; 8],
+            4,
+            "the model's numbers overflowed on this text: use another file of the model, or `--kv f32`",
+        ),
     ];
     for (model, tokens, window, expected) in cases {
         let error = evaluate(model, &compute, KvType::F16, &tokens, 512, true, &mut |_, _| true).unwrap_err();

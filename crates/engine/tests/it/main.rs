@@ -1,5 +1,6 @@
 //! The engine on a tiny model: answers alone and in company, ends, refusals, cancellation.
 
+mod compare;
 mod hostile;
 
 use freehold_engine::{

@@ -6,6 +6,7 @@ mod gguf;
 mod gguf_builder;
 mod gguf_writer;
 mod hugging_face;
+mod imatrix;
 mod rope;
 mod safetensors;
 mod tokenizer;

@@ -3,5 +3,6 @@
 mod conversion;
 mod cost;
 mod golden;
+mod importance;
 mod quantization;
 mod refusals;

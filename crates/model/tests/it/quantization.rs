@@ -1,9 +1,10 @@
 //! Quantised files: what they keep, that they load, and what is refused.
 
 use freehold_base::Dtype;
-use freehold_formats::{Checkpoint, Gguf, GgufWriter, TensorDescription, Value};
-use freehold_kernels::{Compute, Isa};
+use freehold_formats::{Checkpoint, Gguf, GgufWriter, Importance, ImportanceMatrix, TensorDescription, Value};
+use freehold_kernels::{Compute, Isa, dequantize_vector};
 use freehold_model::{Conversion, Encoding, Error, Mix, Model, Quantization};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data");
@@ -62,6 +63,85 @@ fn a_folder_and_its_file_and_any_number_of_threads_give_the_same_tensors() {
         let file_type = folder.metadata().get("general.file_type");
         assert_eq!(file_type, file.metadata().get("general.file_type"), "{mix}");
         assert_eq!(folder.metadata().get("general.quantization_version"), Some(&Value::U32(2)), "{mix}");
+    }
+}
+
+/// The decoded rows of a tensor, for each expert.
+fn experts(file: &Gguf, name: &str) -> Vec<Vec<f32>> {
+    let tensor = file.tensor(name).unwrap();
+    let numbers = dequantize_vector(tensor.dtype, tensor.numbers() as usize, tensor.bytes).unwrap();
+    numbers.chunks_exact(numbers.len() / tensor.shape[0] as usize).map(<[f32]>::to_vec).collect()
+}
+
+#[test]
+fn errors_go_where_they_count_least() {
+    const NAME: &str = "blk.0.ffn_down_exps.weight";
+    let checkpoint = open("gguf/qwen3_moe.gguf");
+    let Checkpoint::Gguf(source) = &checkpoint else { panic!("it is a GGUF file") };
+    let (count, cols) = (8, 32);
+    // Each expert has a column of its own that counts more than all others.
+    let squares = (0..count * cols).map(|place| if place % cols == 3 * (place / cols) { 1e4 } else { 1.0 }).collect();
+    let of_tensor = |squares, counts| BTreeMap::from([(NAME.to_owned(), Importance::new(squares, counts).unwrap())]);
+    let importance = ImportanceMatrix::new(of_tensor(squares, vec![1.0; count]), vec!["x".to_owned()], 7, 512);
+    let compute = Compute::new(Isa::best(), 2).unwrap();
+    let with = |mix: &str, importance| {
+        let mix = Mix::named(mix).unwrap();
+        write(&checkpoint, Quantization { mix, choice: &|_| None, importance, requantize: false }, &compute)
+    };
+    for mix in ["q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"] {
+        let files =
+            [None, Some(&importance)].map(|importance| Gguf::from_bytes(with(mix, importance).unwrap()).unwrap());
+        let [plain, weighed] = files.each_ref().map(|file| experts(file, NAME));
+        for (expert, numbers) in experts(source, NAME).iter().enumerate() {
+            let error = |found: &[f32]| {
+                let column =
+                    |numbers: &[f32]| numbers.iter().skip(3 * expert).step_by(cols).copied().collect::<Vec<_>>();
+                column(numbers).iter().zip(column(found)).map(|(x, found)| (x - found).powi(2)).sum::<f32>()
+            };
+            let (plain, weighed) = (error(&plain[expert]), error(&weighed[expert]));
+            assert!(weighed < 0.5 * plain, "{mix}, expert {expert}: {weighed} for {plain}");
+        }
+        let [plain, weighed] = &files;
+        assert_eq!(weighed.metadata().u32("quantize.imatrix.chunks_count").unwrap(), 7, "{mix}");
+        assert_eq!(plain.metadata().get("quantize.imatrix.chunks_count"), None, "{mix}");
+        for tensor in plain.tensors().filter(|tensor| tensor.name != NAME) {
+            assert!(weighed.tensor(tensor.name).unwrap().bytes == tensor.bytes, "{mix}: {}", tensor.name);
+        }
+    }
+    let other = ImportanceMatrix::new(of_tensor(vec![1.0; cols], vec![1.0]), Vec::new(), 1, 512);
+    match with("q4_0", Some(&other)) {
+        Err(Error::OtherImportance { found: 32, expected: 256, .. }) => {}
+        other => panic!("{:?}", other.map(|file| file.len())),
+    }
+}
+
+#[test]
+fn types_that_are_chosen_by_hand() {
+    let checkpoint = open("gguf/qwen3_moe.gguf");
+    let compute = Compute::new(Isa::best(), 2).unwrap();
+    let choice = |name: &str| match name {
+        "output.weight" => Some(Dtype::F32),
+        "blk.1.attn_q.weight" => Some(Dtype::Q5_1),
+        // Its rows are no whole blocks.
+        "blk.0.attn_k.weight" => Some(Dtype::Q4_K),
+        // No matrix in this sense.
+        "output_norm.weight" | "blk.0.ffn_gate_inp.weight" => Some(Dtype::F16),
+        _ => None,
+    };
+    for (mix, others) in [("q4_0", Dtype::Q4_0), ("f16", Dtype::F16)] {
+        let quantization =
+            Quantization { mix: Mix::named(mix).unwrap(), choice: &choice, importance: None, requantize: false };
+        let file = Gguf::from_bytes(write(&checkpoint, quantization, &compute).unwrap()).unwrap();
+        for (name, dtype) in [
+            ("output.weight", Dtype::F32),
+            ("blk.1.attn_q.weight", Dtype::Q5_1),
+            ("blk.0.attn_k.weight", Dtype::Q5_0),
+            ("output_norm.weight", Dtype::F32),
+            ("blk.0.ffn_gate_inp.weight", Dtype::F32),
+            ("blk.0.attn_q.weight", others),
+        ] {
+            assert_eq!(file.tensor(name).unwrap().dtype, dtype, "{mix}: {name}");
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use freehold_formats::{Checkpoint, Gguf, ImportanceMatrix};
 use freehold_kernels::{Compute, Isa, KvType};
 use freehold_model::{Conversion, Encoding, Mix, Model, Quantization};
 use report::Report;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -101,75 +101,52 @@ impl Options {
         }
         let compute = self.threads.start(Isa::best())?;
         let mut source = Source { name, checkpoint, model: None };
-        let importance = self.importance(&mut source, &compute)?;
-
-        let source_bytes = source.checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
-        let bar = output::byte_bar(source_bytes, format!("Checking {}", source.name));
-        let mut progress = |bytes| bar.inc(bytes);
         let used: Vec<Cell<bool>> = self.tensor_type.iter().map(|_| Cell::new(false)).collect();
         let choice = |tensor: &str| {
             let (choice, used) = self.tensor_type.iter().zip(&used).find(|(choice, _)| choice.is_of(tensor))?;
             used.set(true);
             Some(choice.dtype())
         };
-        let quantization = Quantization {
-            mix: self.r#type,
-            choice: &choice,
-            importance: importance.as_ref(),
-            requantize: self.requantize,
-        };
-        let encoding = Encoding::Quantized(quantization);
+        let plain = Quantization { mix: self.r#type, choice: &choice, importance: None, requantize: self.requantize };
+        if self.calibrate.is_some() {
+            // What would be refused is refused before the model runs for long.
+            let encoding = Encoding::Quantized(plain);
+            Conversion::new(&source.checkpoint, &source.name, encoding, &compute, &mut |_| {})?;
+            self.refuse_unused_choices(&used)?;
+        }
+        let importance = self.importance(&mut source, &compute)?;
+
+        let source_bytes = source.checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
+        let bar = output::byte_bar(source_bytes, format!("Checking {}", source.name));
+        let mut progress = |bytes| bar.inc(bytes);
+        let encoding = Encoding::Quantized(Quantization { importance: importance.as_ref(), ..plain });
         let conversion = Conversion::new(&source.checkpoint, &source.name, encoding, &compute, &mut progress)?;
         bar.finish_and_clear();
-        if let Some((choice, _)) = self.tensor_type.iter().zip(&used).find(|(_, used)| !used.get()) {
-            let text = format!("--tensor-type {choice} is of no matrix, or only of such as an earlier one is of");
-            return Err(UsageError(text).into());
-        }
+        self.refuse_unused_choices(&used)?;
         let bits = bits_per_weight(conversion.tensors());
         ensure!(bits.is_finite(), "{} has no tensors", source.name);
         Partial::write(&conversion, &self.output)?.publish(&self.output)?;
+        let mut result = Outcome {
+            output: self.output.clone(),
+            size_bytes: conversion.size_bytes(),
+            source_bytes,
+            bits,
+            types: show::types(conversion.tensors()),
+            without_importance: conversion.without_importance(),
+            importance: None,
+            report: None,
+        };
+        result.importance = importance;
+        if self.report {
+            result.report = Some(self.compare(&mut source, &compute)?);
+        }
+        if json { output::print_json(&result.as_json()) } else { output::print_line(&result.lines()) }
+    }
 
-        let size_bytes = conversion.size_bytes();
-        let types = show::types(conversion.tensors());
-        let without_importance = importance.as_ref().map(|_| conversion.without_importance());
-        drop(conversion);
-        let report = self.report.then(|| self.compare(&mut source, &compute)).transpose()?;
-        if json {
-            let importance = importance.as_ref().zip(without_importance);
-            return output::print_json(&json!({
-                "file": self.output.to_string_lossy(),
-                "size_bytes": size_bytes,
-                "source_tensor_bytes": source_bytes,
-                "bits_per_weight": bits,
-                "tensors": show::types_as_json(&types),
-                "importance": importance.map(|(importance, without)| json!({
-                    "datasets": importance.datasets(),
-                    "chunk_count": importance.chunk_count(),
-                    "chunk_size": importance.chunk_size(),
-                    "tensors_without": without,
-                })),
-                "report": report.map(|report| report.as_json()),
-            }));
-        }
-        let mut lines = Vec::new();
-        let mut line = |name: &str, value: String| lines.push(format!("{name:<15}{value}"));
-        let (size, source_size) = (format_bytes(size_bytes), format_bytes(source_bytes));
-        line("File", format!("{} ({size}, from {source_size})", self.output.display()));
-        line("Tensors", show::described(&types));
-        line("Bits", format!("{bits:.2} per weight"));
-        if let Some((importance, without)) = importance.zip(without_importance) {
-            let (datasets, chunks) = (importance.datasets().join(", "), importance.chunk_count());
-            let size = importance.chunk_size();
-            line(
-                "Importance",
-                format!("from {chunks} chunks of {size} tokens of {datasets}; {without} tensors have none"),
-            );
-        }
-        if let Some(report) = report {
-            lines.push(format!("\n{}", report.lines()));
-        }
-        lines.push(format!("\nTry it:  freehold run file:{}", self.output.display()));
-        output::print_line(&lines.join("\n"))
+    fn refuse_unused_choices(&self, used: &[Cell<bool>]) -> Result<()> {
+        let Some((choice, _)) = self.tensor_type.iter().zip(used).find(|(_, used)| !used.get()) else { return Ok(()) };
+        let text = format!("--tensor-type {choice} is of no matrix, or only of such as an earlier one is of");
+        Err(UsageError(text).into())
     }
 
     /// The importance matrix, collected or read.
@@ -208,6 +185,73 @@ impl Options {
         let windows = Windows { tokens: &tokens, bos, context: CONTEXT.min(model.config().context_length) };
         Report::new([checkpoint, &result], [source, &model], compute, windows, &name)
     }
+}
+
+/// What was written.
+struct Outcome {
+    output: PathBuf,
+    size_bytes: u64,
+    source_bytes: u64,
+    bits: f64,
+    types: Vec<(String, usize, u64)>,
+    importance: Option<ImportanceMatrix>,
+    /// Quantised tensors that the importance matrix does not know.
+    without_importance: usize,
+    report: Option<Report>,
+}
+
+impl Outcome {
+    fn as_json(&self) -> Value {
+        let importance = self.importance.as_ref().map(|importance| {
+            json!({
+                "datasets": importance.datasets(),
+                "chunk_count": importance.chunk_count(),
+                "chunk_size": importance.chunk_size(),
+                "tensors_without": self.without_importance,
+                "experts_unvisited": unvisited(importance),
+            })
+        });
+        json!({
+            "file": self.output.to_string_lossy(),
+            "size_bytes": self.size_bytes,
+            "source_tensor_bytes": self.source_bytes,
+            "bits_per_weight": self.bits,
+            "tensors": show::types_as_json(&self.types),
+            "importance": importance,
+            "report": self.report.as_ref().map(Report::as_json),
+        })
+    }
+
+    fn lines(&self) -> String {
+        let mut lines = Vec::new();
+        let mut line = |name: &str, value: String| lines.push(format!("{name:<15}{value}"));
+        let (size, source_size) = (format_bytes(self.size_bytes), format_bytes(self.source_bytes));
+        line("File", format!("{} ({size}, from {source_size})", self.output.display()));
+        line("Tensors", show::described(&self.types));
+        line("Bits", format!("{:.2} per weight", self.bits));
+        if let Some(importance) = &self.importance {
+            let (chunks, size) = (importance.chunk_count(), importance.chunk_size());
+            let mut text = format!("from {chunks} chunks of {size} tokens of {}", importance.datasets().join(", "));
+            if self.without_importance > 0 {
+                text += &format!("; none is known of {} quantised tensors", self.without_importance);
+            }
+            let unvisited = unvisited(importance);
+            if unvisited > 0 {
+                text += &format!("; no token went to {unvisited} matrices of experts: a longer text would reach more");
+            }
+            line("Importance", text);
+        }
+        if let Some(report) = &self.report {
+            lines.push(format!("\n{}", report.lines()));
+        }
+        lines.push(format!("\nTry it:  freehold run file:{}", self.output.display()));
+        lines.join("\n")
+    }
+}
+
+/// Matrices that no token went to.
+fn unvisited(importance: &ImportanceMatrix) -> usize {
+    importance.tensors().map(|(_, importance)| importance.unvisited()).sum()
 }
 
 fn load(checkpoint: &Checkpoint, name: &str, compute: &Compute) -> Result<Model> {
