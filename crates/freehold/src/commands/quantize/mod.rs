@@ -77,20 +77,12 @@ fn mixes() -> impl clap::builder::TypedValueParser<Value = Mix> {
         .map(|name| Mix::named(&name).expect("it is one of the names"))
 }
 
-/// The source, and its weights once something runs it.
+/// What is quantised.
 struct Source {
     name: String,
     checkpoint: Checkpoint,
+    /// Its weights, if it has been run over a text.
     model: Option<Model>,
-}
-
-impl Source {
-    fn model(&mut self, compute: &Compute) -> Result<&Model> {
-        if self.model.is_none() {
-            self.model = Some(load(&self.checkpoint, &self.name, compute)?);
-        }
-        Ok(self.model.as_ref().expect("it has just been loaded"))
-    }
 }
 
 impl Options {
@@ -138,7 +130,7 @@ impl Options {
         };
         result.importance = importance;
         if self.report {
-            result.report = Some(self.compare(&mut source, &compute)?);
+            result.report = Some(self.compare(source, &compute)?);
         }
         if json { output::print_json(&result.as_json()) } else { output::print_line(&result.lines()) }
     }
@@ -158,7 +150,7 @@ impl Options {
         let Some(path) = &self.calibrate else { return Ok(None) };
         let text = read_text(path)?;
         let (tokens, bos) = TextModel::open(&source.checkpoint)?.document(&text)?;
-        let model = source.model(compute)?;
+        let model = source.model.insert(load(&source.checkpoint, &source.name, compute)?);
         let windows = Windows { tokens: &tokens, bos, context: CONTEXT.min(model.config().context_length) };
         // Where the file lies is nobody's business who gets the model.
         let dataset = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -174,16 +166,16 @@ impl Options {
     }
 
     /// Loads the result, and compares it with the source.
-    fn compare(&self, source: &mut Source, compute: &Compute) -> Result<Report> {
+    fn compare(&self, source: Source, compute: &Compute) -> Result<Report> {
         let result = Checkpoint::open(&self.output)?;
         let text = self.report_text.as_ref().map_or_else(|| Ok(report::SAMPLE.to_owned()), |path| read_text(path))?;
         let name = self.report_text.as_ref().map_or_else(|| "the sample".to_owned(), |path| path.display().to_string());
         let (tokens, bos) = TextModel::open(&result)?.document(&text)?;
         let model = load(&result, &self.output.display().to_string(), compute)?;
-        source.model(compute)?;
-        let Source { checkpoint, model: Some(source), .. } = source else { unreachable!("it has just been loaded") };
+        let Source { name: source_name, checkpoint, model: source } = source;
+        let source = source.map_or_else(|| load(&checkpoint, &source_name, compute), Ok)?;
         let windows = Windows { tokens: &tokens, bos, context: CONTEXT.min(model.config().context_length) };
-        Report::new([checkpoint, &result], [source, &model], compute, windows, &name)
+        Report::new([&checkpoint, &result], [&source, &model], compute, windows, &name)
     }
 }
 
@@ -233,7 +225,7 @@ impl Outcome {
             let (chunks, size) = (importance.chunk_count(), importance.chunk_size());
             let mut text = format!("from {chunks} chunks of {size} tokens of {}", importance.datasets().join(", "));
             if self.without_importance > 0 {
-                text += &format!("; none is known of {} quantised tensors", self.without_importance);
+                text += &format!("; quantised without: {} of the tensors", self.without_importance);
             }
             let unvisited = unvisited(importance);
             if unvisited > 0 {

@@ -83,12 +83,12 @@ impl Report {
             row("Answer, tokens/s", &|index| format!("{:.1}", self.rates[index].decode)),
         ];
         let Comparison { tokens, divergence_mean, divergence_99, divergence_max, same_top, .. } = self.comparison;
-        format!(
-            "{}\n\nOver {tokens} tokens the result's predictions diverge from the source's by {divergence_mean:.4} nats (KL \
-             divergence, mean; 99 of 100 by at most {divergence_99:.4}, the worst by {divergence_max:.4}), and {:.1} % have \
-             the same most probable token.",
-            output::table(&["", "SOURCE", "RESULT"], &rows),
-            100.0 * same_top
-        )
+        let below = [
+            ("KL divergence", format!("{divergence_mean:.4} nats in the mean of {tokens} tokens")),
+            ("", format!("{divergence_99:.4} at most for 99 of 100, {divergence_max:.4} for the worst")),
+            ("Same top token", format!("{:.1} %", 100.0 * same_top)),
+        ];
+        let below = below.map(|(name, value)| format!("{name:<18}{value}"));
+        format!("{}\n\n{}", output::table(&["", "SOURCE", "RESULT"], &rows), below.join("\n"))
     }
 }
