@@ -1,7 +1,7 @@
 //! Norms, activations, sums and rope: every instruction set against the reference, the reference against f64.
 
 use crate::numbers::{ADVERSARIAL, assert_bits, available, random};
-use freehold_kernels::{Gate, Isa, RopeFrequencies, RopeScaling, RopeStyle, RopeTable, VectorKernels, math};
+use freehold_kernels::{Compute, Gate, Isa, RopeFrequencies, RopeScaling, RopeStyle, RopeTable, VectorKernels, math};
 
 /// Lengths that leave every possible tail, and some of real models.
 fn lengths() -> impl Iterator<Item = usize> {
@@ -169,6 +169,25 @@ fn sums_follow_the_written_order() {
         let mut out = [0.0; 18];
         VectorKernels::new(isa).rms_norm(&x, &[3.0; 18], 1e-6, &mut out);
         assert_bits(&format!("rms_norm on {isa}"), &out, &x.map(|x| x * scale * 3.0));
+    }
+}
+
+#[test]
+fn squares_of_columns_are_one_chain_each() {
+    // With and without parts of many columns, below and above what is spread over threads.
+    for (rows, cols) in [(0, 5), (1, 1), (3, 37), (7, 64), (40, 1536), (300, 96)] {
+        let x = random(cols as u64, rows * cols, 1e3);
+        let expected: Vec<f64> = (0..cols)
+            .map(|col| x.iter().skip(col).step_by(cols).fold(1.0, |sum, &x| sum + f64::from(x) * f64::from(x)))
+            .collect();
+        for threads in [1, 2, 3] {
+            let compute = Compute::new(Isa::best(), threads).unwrap();
+            for rows_at_once in [1, 5, 1000] {
+                let mut sums = vec![1.0; cols];
+                x.chunks(rows_at_once * cols).for_each(|x| compute.add_squares(x, &mut sums));
+                assert_eq!(sums, expected, "{rows} × {cols}, {threads} threads, {rows_at_once} rows at once");
+            }
+        }
     }
 }
 
