@@ -40,6 +40,15 @@ pub(crate) fn open(home: &Home, reference: Option<&str>) -> Result<Opened> {
     Ok(Opened { entry, checkpoint })
 }
 
+/// Weights, packed for the kernels.
+pub(crate) fn load(checkpoint: &Checkpoint, name: &str, compute: &Compute) -> Result<Model> {
+    let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
+    let bar = output::byte_bar(total, format!("Loading {name}"));
+    let model = Model::load(checkpoint, compute, &mut |bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(model)
+}
+
 impl Opened {
     /// What answers and logits name as their model.
     pub(crate) fn label(&self) -> String {
@@ -53,11 +62,7 @@ impl Opened {
 
     /// Its weights, packed for the kernels.
     pub(crate) fn weights(&self, compute: &Compute) -> Result<Model> {
-        let total = self.checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
-        let bar = output::byte_bar(total, format!("Loading {}", self.label()));
-        let model = Model::load(&self.checkpoint, compute, &mut |bytes| bar.inc(bytes))?;
-        bar.finish_and_clear();
-        Ok(model)
+        load(&self.checkpoint, &self.label(), compute)
     }
 
     /// Refuses a `--context` that the model was not made for.

@@ -10,7 +10,7 @@ use freehold_base::units::format_bytes;
 use freehold_engine::evaluate;
 use freehold_formats::Checkpoint;
 use freehold_kernels::{Compute, KvType};
-use freehold_model::{Conversion, Encoding, Error, Model};
+use freehold_model::{Conversion, Encoding, Error};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -164,10 +164,7 @@ impl Drop for Partial {
 /// The largest difference between logits of both, over the largest logit; 0 only where all bits are the same.
 fn difference(folder: &Checkpoint, written: &Checkpoint, compute: &Compute, kv_type: KvType) -> Result<f32> {
     let logits = |checkpoint: &Checkpoint, what: &str| {
-        let total = checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum();
-        let bar = output::byte_bar(total, format!("Loading {what}"));
-        let model = Model::load(checkpoint, compute, &mut |bytes| bar.inc(bytes))?;
-        bar.finish_and_clear();
+        let model = models::load(checkpoint, what, compute)?;
         let (vocabulary, count) = (model.config().vocabulary, TOKENS_VERIFIED.min(model.config().context_length));
         // From all over the vocabulary.
         let tokens: Vec<u32> = (0..count).map(|index| (vocabulary * index / count) as u32).collect();

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use freehold_engine::{Windows, numerics_id, perplexity};
 use freehold_kernels::MAX_POSITIONS;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example: freehold perplexity smollm2:135m --file book.txt --context 512\n\n\
@@ -28,8 +28,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn run(self, home: &Home, json: bool) -> Result<()> {
         let file = self.file.display();
-        let text =
-            std::fs::read_to_string(&self.file).with_context(|| format!("{file} cannot be read as UTF-8 text"))?;
+        let text = read_text(&self.file)?;
         let opened = models::open(home, Some(&self.model))?;
         let text_model = opened.text()?;
         let (tokens, bos) = text_model.document(&text)?;
@@ -62,4 +61,9 @@ impl Options {
         }
         output::print_line(&format!("{perplexity:.4} over {scored} tokens"))
     }
+}
+
+/// A text that a model is to read.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as UTF-8 text", path.display()))
 }

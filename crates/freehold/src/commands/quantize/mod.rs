@@ -5,8 +5,9 @@ mod report;
 
 use crate::cli::ThreadOptions;
 use crate::commands::convert::{self, Partial};
-use crate::commands::show;
+use crate::commands::{perplexity, show};
 use crate::home::Home;
+use crate::models;
 use crate::output::{self, UsageError};
 use anyhow::{Context as _, Result, ensure};
 use choice::Choice;
@@ -148,9 +149,9 @@ impl Options {
             return Ok(Some(ImportanceMatrix::from_gguf(&Gguf::open(path)?).with_context(cannot)?));
         }
         let Some(path) = &self.calibrate else { return Ok(None) };
-        let text = read_text(path)?;
+        let text = perplexity::read_text(path)?;
         let (tokens, bos) = TextModel::open(&source.checkpoint)?.document(&text)?;
-        let model = source.model.insert(load(&source.checkpoint, &source.name, compute)?);
+        let model = source.model.insert(models::load(&source.checkpoint, &source.name, compute)?);
         let windows = Windows { tokens: &tokens, bos, context: CONTEXT.min(model.config().context_length) };
         // Where the file lies is nobody's business who gets the model.
         let dataset = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -168,12 +169,15 @@ impl Options {
     /// Loads the result, and compares it with the source.
     fn compare(&self, source: Source, compute: &Compute) -> Result<Report> {
         let result = Checkpoint::open(&self.output)?;
-        let text = self.report_text.as_ref().map_or_else(|| Ok(report::SAMPLE.to_owned()), |path| read_text(path))?;
+        let text = self
+            .report_text
+            .as_ref()
+            .map_or_else(|| Ok(report::SAMPLE.to_owned()), |path| perplexity::read_text(path))?;
         let name = self.report_text.as_ref().map_or_else(|| "the sample".to_owned(), |path| path.display().to_string());
         let (tokens, bos) = TextModel::open(&result)?.document(&text)?;
-        let model = load(&result, &self.output.display().to_string(), compute)?;
+        let model = models::load(&result, &self.output.display().to_string(), compute)?;
         let Source { name: source_name, checkpoint, model: source } = source;
-        let source = source.map_or_else(|| load(&checkpoint, &source_name, compute), Ok)?;
+        let source = source.map_or_else(|| models::load(&checkpoint, &source_name, compute), Ok)?;
         let windows = Windows { tokens: &tokens, bos, context: CONTEXT.min(model.config().context_length) };
         Report::new([&checkpoint, &result], [&source, &model], compute, windows, &name)
     }
@@ -244,18 +248,6 @@ impl Outcome {
 /// Matrices that no token went to.
 fn unvisited(importance: &ImportanceMatrix) -> usize {
     importance.tensors().map(|(_, importance)| importance.unvisited()).sum()
-}
-
-fn load(checkpoint: &Checkpoint, name: &str, compute: &Compute) -> Result<Model> {
-    let bar =
-        output::byte_bar(checkpoint.tensors().map(|tensor| tensor.bytes.len() as u64).sum(), format!("Loading {name}"));
-    let model = Model::load(checkpoint, compute, &mut |bytes| bar.inc(bytes))?;
-    bar.finish_and_clear();
-    Ok(model)
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as UTF-8 text", path.display()))
 }
 
 fn too_short(text: &str, windows: Windows<'_>) -> String {
