@@ -1,7 +1,7 @@
 //! A tensor's numbers on their way into a new file: as they are, or decoded, some rows at a time, and encoded again.
 
 use crate::Error;
-use crate::notes::{NotedTensor, Numbers};
+use crate::notes::{NotedTensor, Numbers, Slab};
 use freehold_base::Dtype;
 use freehold_formats::TensorView;
 use freehold_kernels::{MatrixError, Pool, can_quantize, dequantize_vector, quantize_row};
@@ -34,7 +34,7 @@ impl NotedTensor<'_> {
             Numbers::Whole(tensor) => put(tensor.bytes),
             Numbers::Slabs(slabs) => {
                 let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER_BYTES);
-                for run in slabs.iter().flat_map(|slab| slab.runs()) {
+                for run in slabs.iter().flat_map(Slab::runs) {
                     buffer.extend_from_slice(run);
                     if buffer.len() >= BUFFER_BYTES {
                         put(&buffer)?;
