@@ -42,8 +42,8 @@ pub(crate) struct Options {
     /// How matrices are encoded. Vectors, biases and the routers of experts stay as they are.
     #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = mixes())]
     r#type: Mix,
-    /// The type of those matrices whose names in GGUF the regular expression finds, whatever --type says. The first that
-    /// finds one counts.
+    /// The type of those matrices whose names in GGUF the regular expression finds, whatever --type says: `ffn_down=q6_k`,
+    /// `^output=q8_0` for the output head, `token_embd=q8_0`. The first that finds one counts.
     #[arg(long, value_name = "PATTERN=TYPE")]
     tensor_type: Vec<Choice>,
     /// Run the model over a text first, and spend the errors where its numbers are small: an importance matrix. The text
