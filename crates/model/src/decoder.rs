@@ -174,7 +174,7 @@ pub(crate) struct Layer {
 
 pub(crate) enum FeedForward {
     Dense(GatedUnit),
-    Experts(Box<Experts>),
+    Experts(Experts),
 }
 
 /// See [`NormPair`].
@@ -239,9 +239,7 @@ impl Layer {
             attention: Attention::load(source, index, width, shape, variant.head_norms, kind.rope, rotated)?,
             feed_forward_norms: Norms::load(source, index, variant.norms.feed_forward, width)?,
             feed_forward: match &variant.experts {
-                Some(experts) => {
-                    FeedForward::Experts(Box::new(Experts::load(source, index, experts, width, variant.gate)?))
-                }
+                Some(experts) => FeedForward::Experts(Experts::load(source, index, experts, width, variant.gate)?),
                 None => FeedForward::Dense(GatedUnit::load(
                     source,
                     index,

@@ -186,7 +186,7 @@ pub(crate) struct Experts {
     pub(crate) units: Vec<GatedUnit>,
     pub(crate) used: usize,
     share: RouteShare,
-    pub(crate) shared: Option<Shared>,
+    pub(crate) shared: Option<Box<Shared>>,
 }
 
 /// The expert that every token goes to.
@@ -206,10 +206,10 @@ impl Experts {
     ) -> Result<Self, Error> {
         let place = Place::Layer(layer);
         let shared = |inner| {
-            Ok::<_, Error>(Shared {
+            Ok::<_, Error>(Box::new(Shared {
                 gate: Linear::load(source, place, "ffn_gate_inp_shexp", 1, width)?,
                 unit: GatedUnit::load(source, layer, UnitTensors::Shared, width, inner, kind)?,
-            })
+            }))
         };
         Ok(Self {
             router: Linear::load(source, place, "ffn_gate_inp", shape.count, width)?,
