@@ -1,6 +1,9 @@
 //! The blocks of the KV cache: who has which, and which of them hold the keys and values of which tokens, so that sequences
 //! that begin alike share what is computed of their beginning.
 //!
+//! Where a drafter runs beside the model, a block is the same positions in both caches. What counts is the model's part; the
+//! drafter's follows when it drafts.
+//!
 //! Only full blocks are shared, and nobody writes to a full block. Those that no sequence has are kept until their place is
 //! needed, the longest unused going first.
 
@@ -48,6 +51,8 @@ struct Block {
     unused_since: u64,
     /// Where it stands in the index, where it does.
     content: Option<Content>,
+    /// Of how many of its positions, from the first on, the drafter's keys and values are there too.
+    drafter_cached: usize,
 }
 
 /// The blocks of one sequence: block i holds positions 64·i to 64·i + 63. It goes back to its pool by [`BlockPool::close`].
@@ -127,16 +132,38 @@ impl BlockPool {
         cached.max(table.indexed * KV_BLOCK)
     }
 
+    /// Of how many positions of the sequence, from 0 on, the drafter's keys and values are there, whoever had them computed.
+    pub(crate) fn drafter_cached(&self, table: &BlockTable) -> usize {
+        let mut cached = 0;
+        for &block in &table.blocks {
+            let of_block = self.blocks[block as usize].drafter_cached;
+            cached += of_block;
+            if of_block < KV_BLOCK {
+                break;
+            }
+        }
+        cached
+    }
+
+    /// Notes that the drafter's keys and values of the sequence's first `cached` positions are there. A full block's may be
+    /// computed by each of its sequences: they are the same.
+    pub(crate) fn note_drafter_cached(&mut self, table: &BlockTable, cached: usize) {
+        for (start, &block) in (0..cached).step_by(KV_BLOCK).zip(&table.blocks) {
+            let of_block = &mut self.blocks[block as usize].drafter_cached;
+            *of_block = (*of_block).max((cached - start).min(KV_BLOCK));
+        }
+    }
+
     /// Makes the table long enough for `positions`, at most the length it was opened for.
     pub(crate) fn grow(&mut self, table: &mut BlockTable, positions: usize) {
         while table.blocks.len() * KV_BLOCK < positions {
             let block = self.empty.pop().unwrap_or_else(|| {
                 let (_, block) = self.unused.pop_first().expect("a block that was promised");
-                let content = self.blocks[block as usize].content.take().expect("what is unused is in the index");
-                self.index.remove(&content);
+                let content = &self.blocks[block as usize].content;
+                self.index.remove(content.as_ref().expect("what is unused is in the index"));
                 block
             });
-            self.blocks[block as usize].users = 1;
+            self.blocks[block as usize] = Block { users: 1, ..Block::default() };
             self.put(table, block);
         }
     }
@@ -161,7 +188,7 @@ impl BlockPool {
 
     /// One sequence less has a block.
     fn give(&mut self, block: u32) {
-        let Block { users, unused_since, content } = &mut self.blocks[block as usize];
+        let Block { users, unused_since, content, .. } = &mut self.blocks[block as usize];
         *users -= 1;
         if *users > 0 {
             return;

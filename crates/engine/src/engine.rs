@@ -1,6 +1,7 @@
 //! The engine's handle and its thread.
 
 use crate::batch::Batch;
+use crate::drafter::{DraftModel, Drafter};
 use crate::request::{Event, FinishReason, Finished, GenerationRequest, StartError, SubmitError};
 use crate::sink::{GuardedSink, Sink};
 use freehold_formats::Tokenizer;
@@ -32,9 +33,9 @@ pub struct EngineOptions {
     pub batch: usize,
     /// Requests that may wait.
     pub queue: usize,
-    /// The most tokens that are guessed ahead, by looking up where the last ones have stood before; 0: none. Guesses run
-    /// through the model together with the last token of the answer, and those that are not what it would have chosen are
-    /// dropped.
+    /// The most tokens that are guessed ahead; 0: none. They are those that have followed the last ones where these have stood
+    /// before, or else what a draft model says. Guesses run through the model together with the last token of the answer, and
+    /// those that are not what it would have chosen are dropped.
     ///
     /// With 16, answers that repeat what they are about (code that is edited, texts that are quoted) come up to four times as
     /// fast, and free ones somewhat faster (BENCHMARKS.md): where guesses fail, fewer are made, and in the end none. Answers
@@ -74,13 +75,15 @@ pub fn numerics_id(kv_type: KvType) -> String {
 }
 
 impl Engine {
-    /// Starts serving on a thread of its own, with the kernels and threads of `compute`.
+    /// Starts serving on a thread of its own, with the kernels and threads of `compute`. A draft model's guesses change
+    /// nothing but the speed; its cache is as long as the model's and comes beside it.
     ///
     /// # Errors
-    /// If the system gives no memory for the cache or no thread.
+    /// If the system gives no memory for the caches or no thread.
     pub fn start(
         model: Model,
         tokenizer: Arc<Tokenizer>,
+        draft_model: Option<DraftModel>,
         compute: Compute,
         options: EngineOptions,
     ) -> Result<Self, StartError> {
@@ -88,7 +91,10 @@ impl Engine {
         let context_length = options.context_length.unwrap_or(DEFAULT_CONTEXT).clamp(1, config.context_length.max(1));
         // Two full contexts: one long request does not keep all others waiting.
         let blocks = 2 * context_length.div_ceil(KV_BLOCK);
-        let batch = Batch::new(model.new_cache(options.kv_type, blocks)?, blocks as u32, options.draft_max);
+        let cache = model.new_cache(options.kv_type, blocks)?;
+        let new_drafter = |draft_model| Drafter::new(draft_model, &model, options.kv_type, blocks);
+        let drafter = draft_model.map(new_drafter).transpose()?;
+        let batch = Batch::new(cache, drafter, blocks as u32, options.draft_max);
         let (sender, receiver) = sync_channel(options.queue.max(1));
         let stopping = Arc::new(AtomicBool::new(false));
         let worker = Worker {

@@ -6,6 +6,7 @@ mod calibrate;
 #[cfg(test)]
 mod chance;
 mod compare;
+mod drafter;
 mod engine;
 mod evaluate;
 mod lookup;
@@ -18,6 +19,7 @@ mod text;
 
 pub use calibrate::calibrate;
 pub use compare::{Comparison, compare};
+pub use drafter::{DraftModel, VocabularyMismatch};
 pub use engine::{Engine, EngineOptions, numerics_id};
 pub use evaluate::{EvaluateError, Windows, evaluate, perplexity};
 pub use request::{

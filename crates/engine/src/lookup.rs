@@ -51,12 +51,14 @@ impl Lookup {
     }
 
     /// Takes note of what came instead: the tokens tried up to the first wrong one, and the one in its place or after them.
+    /// More where others were tried.
     pub(crate) fn observe(&mut self, came: &[u32], longest: usize) {
         if self.proposal.is_empty() {
             return;
         }
-        if self.proposal.starts_with(came) {
-            self.length = (self.length + came.len()).min(longest);
+        let seen = came.len().min(self.proposal.len());
+        if self.proposal[..seen] == came[..seen] {
+            self.length = (self.length + seen).min(longest);
         } else {
             self.length /= 2;
         }

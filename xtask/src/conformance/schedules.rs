@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use freehold_base::{Digest, Hasher};
 use freehold_engine::{
-    Engine, EngineOptions, Event, Finished, Flow, GenerationRequest, Sampling, TextModel, TokenEvent,
+    DraftModel, Engine, EngineOptions, Event, Finished, Flow, GenerationRequest, Sampling, TextModel, TokenEvent,
 };
 use freehold_formats::{Checkpoint, SpecialTokens};
 use freehold_kernels::{Compute, Isa};
@@ -21,6 +21,8 @@ struct Schedule {
     threads: usize,
     batch: usize,
     draft_max: usize,
+    /// Whether the model drafts for itself where the look-up finds nothing.
+    drafts_itself: bool,
     /// Whether requests may take over what was computed for others.
     shares: bool,
 }
@@ -40,26 +42,31 @@ pub(super) fn check(model: &Path, text: &str) -> Result<()> {
     let requests = requests(&text_model, text)?;
     let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Reference).collect();
     // Alone and computed anew comes first: all others are held to it.
-    let alone = Schedule { isa: Isa::best(), threads: 1, batch: 1, draft_max: 0, shares: false };
+    let alone = Schedule { isa: Isa::best(), threads: 1, batch: 1, draft_max: 0, drafts_itself: false, shares: false };
     let mut schedules = vec![alone];
     for isa in isas {
-        for (threads, batch, draft_max) in [(2, 16, 16), (1, 1, 0), (2, 3, 0), (1, 3, 4), (4, 16, 0)] {
-            schedules.push(Schedule { isa, threads, batch, draft_max, shares: true });
+        for (threads, batch, draft_max, drafts_itself) in
+            [(2, 16, 16, false), (1, 1, 0, false), (2, 3, 12, true), (1, 3, 4, false), (4, 16, 0, false)]
+        {
+            schedules.push(Schedule { isa, threads, batch, draft_max, drafts_itself, shares: true });
             if isa != Isa::best() {
                 break;
             }
         }
     }
     let mut common: Option<String> = None;
-    for Schedule { isa, threads, batch, draft_max, shares } in schedules {
+    for Schedule { isa, threads, batch, draft_max, drafts_itself, shares } in schedules {
         let compute = Compute::new(isa, threads)?;
-        let weights = Model::load(&checkpoint, &compute, &mut |_| {})?;
+        let load = || Model::load(&checkpoint, &compute, &mut |_| {});
+        let tokenizer = text_model.tokenizer();
+        let draft_model = if drafts_itself { Some(DraftModel::new(load()?, tokenizer, tokenizer)?) } else { None };
         let options = EngineOptions { batch, draft_max, ..EngineOptions::default() };
-        let engine = Engine::start(weights, text_model.tokenizer().clone(), compute, options)?;
+        let engine = Engine::start(load()?, tokenizer.clone(), draft_model, compute, options)?;
         for &cache in if shares { &["cold cache", "warm cache"][..] } else { &["nothing shared"] } {
             let began = Instant::now();
             let told = run(&engine, &requests, shares)?;
-            let path = format!("--isa {isa} --threads {threads}, {batch} at a time, drafts of {draft_max}, {cache}");
+            let drafts = if drafts_itself { "drafts by itself" } else { "drafts" };
+            let path = format!("--isa {isa} --threads {threads}, {batch} at a time, {drafts} of {draft_max}, {cache}");
             println!(
                 "  {path}: {} ({} prompt tokens from the cache, {} drafted tokens right, {} wrong, {:.1} s)",
                 told.digest,

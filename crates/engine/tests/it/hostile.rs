@@ -70,7 +70,7 @@ fn a_cache_that_no_machine_has_room_for_is_refused() {
     assert!(matches!(result, Err(EvaluateError::Cache(Error::CacheMemory { .. }))));
     let tokenizer = Arc::clone(TextModel::open(&Checkpoint::open(TINY.as_ref()).unwrap()).unwrap().tokenizer());
     let options = EngineOptions { kv_type: KvType::F32, context_length: Some(usize::MAX), ..EngineOptions::default() };
-    let error = Engine::start(model, tokenizer, compute, options).err().unwrap();
+    let error = Engine::start(model, tokenizer, None, compute, options).err().unwrap();
     assert!(matches!(&error, StartError::Cache(_)) && error.to_string() == expected, "{error}");
 }
 

@@ -4,9 +4,11 @@ mod compare;
 mod hostile;
 
 use freehold_engine::{
-    Engine, EngineOptions, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError, TextModel,
+    DraftModel, Engine, EngineOptions, Event, FinishReason, Finished, Flow, GenerationRequest, Sampling, SubmitError,
+    TextModel,
 };
-use freehold_formats::{Checkpoint, Gguf, SpecialTokens};
+use freehold_formats::tokenizer::Vocabulary;
+use freehold_formats::{Checkpoint, Gguf, SpecialTokens, Strings, Tokenizer};
 use freehold_kernels::{Compute, Isa, KvType};
 use freehold_model::Model;
 use std::sync::{Arc, mpsc};
@@ -23,20 +25,39 @@ fn serve(threads: usize, options: EngineOptions) -> Served {
 }
 
 fn serve_checkpoint(checkpoint: &Checkpoint, threads: usize, options: EngineOptions) -> Served {
+    serve_with_drafts(checkpoint, None, threads, options)
+}
+
+fn serve_with_drafts(
+    checkpoint: &Checkpoint,
+    draft_model: Option<&Checkpoint>,
+    threads: usize,
+    options: EngineOptions,
+) -> Served {
     let compute = Compute::new(Isa::best(), threads).unwrap();
-    let model = Model::load(checkpoint, &compute, &mut |_| {}).unwrap();
+    let load = |checkpoint: &Checkpoint| Model::load(checkpoint, &compute, &mut |_| {}).unwrap();
     let text = TextModel::open(checkpoint).unwrap();
-    let engine = Engine::start(model, Arc::clone(text.tokenizer()), compute, options).unwrap();
+    let draft_model = draft_model.map(|checkpoint| {
+        let tokenizer = Tokenizer::from_checkpoint(checkpoint).unwrap();
+        DraftModel::new(load(checkpoint), &tokenizer, text.tokenizer()).unwrap()
+    });
+    let model = load(checkpoint);
+    let engine = Engine::start(model, Arc::clone(text.tokenizer()), draft_model, compute, options).unwrap();
     Served { engine, text }
 }
 
 /// The tiny model with a last norm that no logit survives.
 fn overflowing() -> Checkpoint {
+    with_last_norm(|_| f32::MAX)
+}
+
+/// The tiny model with another last norm.
+fn with_last_norm(change: fn(f32) -> f32) -> Checkpoint {
     let mut file = std::fs::read(TINY).unwrap();
     let norm = Gguf::from_bytes(file.clone()).unwrap().tensor("output_norm.weight").unwrap().bytes.to_vec();
     let place = file.windows(norm.len()).position(|bytes| bytes == norm).unwrap();
-    for number in file[place..place + norm.len()].chunks_exact_mut(4) {
-        number.copy_from_slice(&f32::MAX.to_le_bytes());
+    for bytes in file[place..place + norm.len()].as_chunks_mut::<4>().0 {
+        *bytes = change(f32::from_le_bytes(*bytes)).to_le_bytes();
     }
     Checkpoint::Gguf(Gguf::from_bytes(file).unwrap())
 }
@@ -57,6 +78,8 @@ struct Answer {
     ids: Vec<u32>,
     text: String,
     finished: Finished,
+    /// The bits of all log-probabilities that were asked for.
+    logprobs: Vec<u32>,
 }
 
 /// Submits, and gives what waits for the answer.
@@ -65,17 +88,20 @@ fn submit(served: &Served, request: GenerationRequest) -> impl FnOnce() -> Answe
     let sink = move |event| if sender.send(event).is_ok() { Flow::Continue } else { Flow::Cancel };
     served.engine.submit(request, Box::new(sink)).unwrap();
     move || {
-        let (mut ids, mut text) = (Vec::new(), String::new());
+        let (mut ids, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
         for event in receiver {
             match event {
                 Event::Prompt { done, total } => assert!(done < total),
                 Event::Token(token) => {
                     ids.push(token.id);
                     text += &token.text;
+                    logprobs.extend(
+                        token.logprobs.iter().flat_map(|token| &token.top).map(|(_, logprob)| logprob.to_bits()),
+                    );
                 }
                 Event::Finished(finished) => {
                     text += &finished.text;
-                    return Answer { ids, text, finished };
+                    return Answer { ids, text, finished, logprobs };
                 }
             }
         }
@@ -114,24 +140,78 @@ fn an_answer_is_the_same_alone_and_in_company() {
     }
 }
 
+/// Tokens, text, reason, and the bits of all log-probabilities: what drafts must not change.
+type Told = (Vec<u32>, String, FinishReason, Vec<u32>);
+
+/// All prompts at once, and then the first of them again, on a warm cache. What is told, and how many guesses came true and did not.
+fn ask_all(served: &Served, sampling: &Sampling) -> (Vec<Told>, usize, usize) {
+    let mut requests =
+        ["the cat sat on the mat and the cat sat on the mat and ", "the cat sat", "once upon a time ", "of it"]
+            .map(|text| request(served, text, 60, sampling.clone()))
+            .to_vec();
+    requests.push(requests[0].clone());
+    let (mut told, mut right, mut wrong) = (Vec::new(), 0, 0);
+    let (last, first) = requests.split_last().unwrap();
+    for requests in [first, std::slice::from_ref(last)] {
+        let ask =
+            |request: &GenerationRequest| submit(served, GenerationRequest { logprobs: Some(20), ..request.clone() });
+        let waiting: Vec<_> = requests.iter().map(ask).collect();
+        for wait in waiting {
+            let Answer { ids, text, finished, logprobs } = wait();
+            right += finished.accepted_tokens;
+            wrong += finished.drafted_tokens - finished.accepted_tokens;
+            told.push((ids, text, finished.reason, logprobs));
+        }
+    }
+    (told, right, wrong)
+}
+
 #[test]
 fn an_answer_is_the_same_with_drafts_and_without() {
-    let text = "the cat sat on the mat and the cat sat on the mat and ";
-    for temperature in [0.0, 0.5] {
-        let answer = |draft_max| {
-            let served = serve(1, EngineOptions { draft_max, ..EngineOptions::default() });
-            let sampling = Sampling { temperature, ..Sampling::default() };
-            submit(&served, request(&served, text, 60, sampling))()
+    let tiny = Checkpoint::open(TINY.as_ref()).unwrap();
+    let contrary = with_last_norm(|weight| -weight);
+    let greedy = Sampling::default();
+    let cases = [(KvType::F16, greedy.clone()), (KvType::Q8_0, greedy), (KvType::F32, sampling(7))];
+    // Guesses that came true and that did not, over all cases: of the look-up alone, with the model itself, and with one that
+    // is wrong.
+    let mut guesses = [(0, 0); 3];
+    for (kv_type, sampling) in cases {
+        let ask = |batch, draft_max, draft_model| {
+            let options = EngineOptions { kv_type, batch, draft_max, ..EngineOptions::default() };
+            ask_all(&serve_with_drafts(&tiny, draft_model, 2, options), &sampling)
         };
-        let (without, with) = (answer(0), answer(8));
-        assert_eq!(
-            (&with.ids, &with.text, with.finished.reason),
-            (&without.ids, &without.text, without.finished.reason)
-        );
-        let Finished { drafted_tokens, accepted_tokens, completion_tokens, .. } = with.finished;
-        assert!(0 < accepted_tokens && accepted_tokens <= drafted_tokens && accepted_tokens < completion_tokens);
-        assert_eq!((without.finished.drafted_tokens, without.finished.accepted_tokens), (0, 0));
+        let (expected, ..) = ask(1, 0, None);
+        for batch in [1, 3, 16] {
+            let (told, right, wrong) = ask(batch, 0, Some(&tiny));
+            assert!(told == expected && (right, wrong) == (0, 0), "{kv_type}, {batch} at a time, no drafts");
+            for (draft_model, sums) in [None, Some(&tiny), Some(&contrary)].into_iter().zip(&mut guesses) {
+                let (told, right, wrong) = ask(batch, 16, draft_model);
+                assert!(told == expected, "{kv_type}, {batch} at a time, {} drafts too", draft_model.is_some());
+                *sums = (sums.0 + right, sums.1 + wrong);
+            }
+        }
     }
+    let [(look_up_right, look_up_wrong), (itself_right, _), (_, contrary_wrong)] = guesses;
+    assert!(0 < look_up_right && look_up_right < itself_right && look_up_wrong < contrary_wrong, "{guesses:?}");
+}
+
+#[test]
+fn a_draft_model_needs_the_vocabulary() {
+    let compute = Compute::new(Isa::best(), 1).unwrap();
+    let tiny = Checkpoint::open(TINY.as_ref()).unwrap();
+    let served = Tokenizer::from_checkpoint(&tiny).unwrap();
+    let check = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut vocabulary = Vocabulary::from_checkpoint(&tiny).unwrap();
+        let mut tokens: Vec<String> = vocabulary.tokens.iter().map(str::to_owned).collect();
+        change(&mut tokens);
+        vocabulary.tokens = tokens.iter().map(String::as_str).collect::<Strings>();
+        let tokenizer = Tokenizer::new(vocabulary).unwrap();
+        DraftModel::new(Model::load(&tiny, &compute, &mut |_| {}).unwrap(), &tokenizer, &served).err()
+    };
+    assert_eq!(check(&|_| {}), None);
+    assert_eq!(check(&|tokens| tokens.push("<pad>".to_owned())), None, "one may be longer");
+    let error = check(&|tokens| tokens.swap(40, 41)).unwrap().to_string();
+    assert!(error.starts_with(r#"token 40 is "&" to the draft model and "%" to the model: "#), "{error}");
 }
 
 #[test]

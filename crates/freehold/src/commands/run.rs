@@ -89,7 +89,7 @@ impl Options {
             None => read_question()?,
         };
         let opened = models::open(home, Some(&self.model))?;
-        let (engine, text) = self.engine.start(&opened)?;
+        let (engine, text) = self.engine.start(home, &opened)?;
         // Small models answer better to a plain system message than to the one that some templates bring.
         let system = (!self.system.is_empty()).then_some(self.system.as_str());
         chat::catch_interrupts()?;

@@ -41,7 +41,7 @@ impl Options {
         let secret = key.reveal().to_owned();
 
         let opened = models::open(home, self.model.as_deref())?;
-        let (engine, text) = self.engine.start(&opened)?;
+        let (engine, text) = self.engine.start(home, &opened)?;
         let info = ModelInfo {
             id: opened.label(),
             digest: opened.entry.digest.to_string(),

@@ -90,6 +90,16 @@ fn run() {
     let otherwise = ["--threads", "1", "--isa", "reference", "--context", "512", "--draft-max", "0"];
     assert_eq!(home.run(&[&cold[..], &otherwise].concat()).succeeded(), text);
 
+    // Drafts are counted, whoever makes them, and change nothing else.
+    let drafted = |more: &[&str]| {
+        let common = ["run", "tiny", "the cat sat", "--raw", "--max-tokens", "300", "--json"];
+        let answer = home.run(&[&common, more].concat()).json();
+        (answer["token_ids"].clone(), answer["accepted_tokens"].as_u64().unwrap())
+    };
+    let [none, look_up, both] = [&["--draft-max", "0"][..], &[], &["--draft-model", "tiny"]].map(drafted);
+    assert!(none.0 == look_up.0 && look_up.0 == both.0, "drafts change the answer");
+    assert!(none.1 == 0 && 0 < look_up.1 && look_up.1 < both.1, "{} and {}", look_up.1, both.1);
+
     let ids = |more: &[&str]| {
         let common = ["run", "tiny", "Who?", "--temperature", "1", "--max-tokens", "24", "--json"];
         let answer = home.run(&[&common, more].concat()).json();

@@ -98,6 +98,23 @@ fn models_that_cannot_be_used() {
 }
 
 #[test]
+fn draft_models_that_cannot_be_used() {
+    let home = Home::with_tiny();
+    let foreign = home.file("foreign.gguf", Gguf::tiny().rename("<|im_start|>", "<|we_begin|>").0);
+    let larger = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/gguf/gemma3.gguf");
+    for (name, path) in [("foreign", foreign.as_str()), ("larger", larger)] {
+        home.run(&["pull", &format!("file:{path}"), "--name", name]).succeeded();
+    }
+    let transcript = home.transcript(&[
+        &["run", "tiny", "Who?", "--draft-model", "nosuch"],
+        &["run", "tiny", "Who?", "--draft-model", "foreign"],
+        &["run", "tiny", "Who?", "--draft-model", "larger"],
+        &["run", "tiny", "Who?", "--draft-model", "tiny", "--draft-max", "0"],
+    ]);
+    assert_snapshot!(transcript);
+}
+
+#[test]
 fn texts_that_cannot_be_used() {
     let home = Home::with_tiny();
     let long = "word ".repeat(2000);
