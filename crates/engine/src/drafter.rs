@@ -159,8 +159,8 @@ impl Drafter {
         can.then_some(Draft { tokens, blocks, cached, next, longest })
     }
 
-    /// Puts guesses behind the tokens of each sequence, one for all of them in a forward pass, until a sequence is as long as it may be
-    /// or the drafter is not sure of one. Where not all that is certain is in the cache yet, there is none.
+    /// Puts guesses behind the tokens of each sequence, one for all of them in a forward pass, until a sequence is as long as
+    /// it may be or the drafter is not sure of one. Where not all that is certain is in the cache yet, there is none.
     pub(crate) fn draft(&mut self, compute: &Compute, drafts: &mut [Draft<'_>]) {
         let mut under_way: Vec<&mut Draft<'_>> = drafts.iter_mut().collect();
         while !under_way.is_empty() {

@@ -143,7 +143,8 @@ fn an_answer_is_the_same_alone_and_in_company() {
 /// Tokens, text, reason, and the bits of all log-probabilities: what drafts must not change.
 type Told = (Vec<u32>, String, FinishReason, Vec<u32>);
 
-/// All prompts at once, and then the first of them again, on a warm cache. What is told, and how many guesses came true and did not.
+/// All prompts at once, and then the first of them again, on a warm cache. What is told, and how many guesses came true and
+/// did not.
 fn ask_all(served: &Served, sampling: &Sampling) -> (Vec<Told>, usize, usize) {
     let mut requests =
         ["the cat sat on the mat and the cat sat on the mat and ", "the cat sat", "once upon a time ", "of it"]
