@@ -209,7 +209,8 @@ impl VectorKernels {
             };
             let max = before.max.max(block.max);
             let mut factors = [before.max - max, block.max - max];
-            self.exp(&mut factors);
+            // SAFETY: `new` checked that the instruction set is available.
+            unsafe { (self.table.exp)(&mut factors) };
             let [old, new] = factors;
             out.iter_mut().for_each(|out| *out *= old);
             self.add_scaled(out, values, new);

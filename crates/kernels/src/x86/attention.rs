@@ -20,6 +20,9 @@ const fn tile_of_bytes<L: Lanes>() -> usize {
     if L::COUNT == 16 { tile::<L>() } else { 1 }
 }
 
+/// Of how many positions the keys and values of a model's layers come from beyond the caches, and are fetched ahead.
+const FAR: usize = 2048;
+
 /// A query head of a row: what the loops below go over.
 struct Unit<'a> {
     q: &'a [f32],
@@ -142,10 +145,11 @@ pub(crate) unsafe fn attend<L: Lanes>(
         .collect();
     let first = units.iter().map(|unit| unit.first).min().unwrap_or(0);
     let end = units.iter().map(|unit| attention.span(&unit.visible).end).max().unwrap_or(0);
+    // A single token waits for memory, where it sees much; several work on what is there.
+    let waits = matches!(rows, [row] if shape.visible(row.position).len() >= FAR);
     for index in first..end {
         let (scale, softcap) = (shape.scale, shape.softcap);
-        // A single token waits for memory; several work on what is there.
-        let next = (rows.len() == 1 && index + 1 < attention.blocks.len()).then(|| attention.block(index + 1));
+        let next = (waits && index + 1 < attention.blocks.len()).then(|| attention.block(index + 1));
         let next = next.map(|(keys, values)| [keys.place(), values.place()]);
         // SAFETY: the target feature is the caller's promise.
         unsafe {

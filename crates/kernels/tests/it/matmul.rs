@@ -340,7 +340,8 @@ fn large_matrices_are_packed_part_by_part() {
     let numbers: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
     let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     let mut parts = Vec::new();
-    let matrix = Matrix::pack_in_parts(Dtype::F32, rows, cols, &bytes, &compute, |part| parts.push(part.len())).unwrap();
+    let matrix =
+        Matrix::pack_in_parts(Dtype::F32, rows, cols, &bytes, &compute, |part| parts.push(part.len())).unwrap();
     assert!(parts.len() > 1, "{parts:?}");
     assert_eq!(parts.iter().sum::<usize>(), bytes.len());
     let mut row = vec![0.0; cols];
