@@ -7,7 +7,7 @@ use crate::activations::{ActivationKind, Activations, RowMut, fill_floats};
 use crate::attention::{Attention, AttentionRow, AttentionScratch, AttentionShape, Seen};
 use crate::isa::Isa;
 use crate::kv::{KV_BLOCK, KvLayer};
-use crate::matmul::{MatmulTable, Tile};
+use crate::matmul::{GROUPS, MatmulTable, Tile};
 use crate::matrix::Matrix;
 use crate::packed::GROUP;
 use crate::pool::{Pool, SharedMut};
@@ -230,7 +230,10 @@ impl Compute {
             return;
         }
         // A few chunks per thread even out what else the machine does; a chunk's weights stay within the cache.
-        let per_chunk = groups_total.div_ceil(self.pool.threads() * 8).max(1);
+        let mut per_chunk = groups_total.div_ceil(self.pool.threads() * 8).max(1);
+        if rows == 1 && products.iter().any(|product| (self.matmul.groups_kernel)(product.matrix.dtype()).is_some()) {
+            per_chunk = per_chunk.next_multiple_of(GROUPS);
+        }
         let outs: Vec<SharedMut<f32>> =
             products.iter_mut().map(|product| SharedMut(product.out.as_mut_ptr())).collect();
         let products = &*products;
@@ -240,23 +243,34 @@ impl Compute {
             for (product, out) in products.iter().zip(&outs) {
                 let groups = product.matrix.groups();
                 while first < end && first - before < groups {
-                    self.group_product(activations, product, first - before, *out);
-                    first += 1;
+                    first += self.group_product(activations, product, first - before, end - first, *out);
                 }
                 before += groups;
             }
         });
     }
 
-    fn group_product(&self, activations: &Activations, product: &Product<'_>, group: usize, out: SharedMut<f32>) {
+    /// The product with group `group`, and with those after it that its kernel takes with it, `most` in all; how many these are.
+    fn group_product(
+        &self,
+        activations: &Activations,
+        product: &Product<'_>,
+        group: usize,
+        most: usize,
+        out: SharedMut<f32>,
+    ) -> usize {
         let matrix = product.matrix;
-        let kernel = (self.matmul.kernel)(matrix.dtype());
         let (rows, stride, first) = (activations.rows(), matrix.rows(), group * GROUP);
-        let width = GROUP.min(stride - first);
-        let tile = |rows, out, stride| Tile { group: matrix.group(group), activations, rows, out, stride };
-        if width == GROUP {
-            // SAFETY: the instruction set is available; columns `first` to `first + 16` of the output are inside it and
-            // belong to this group alone.
+        let several = rows == 1 && most >= GROUPS && first + GROUPS * GROUP <= stride;
+        let several = (self.matmul.groups_kernel)(matrix.dtype()).filter(|_| several);
+        let groups = several.map_or(1, |_| GROUPS);
+        let kernel = several.unwrap_or((self.matmul.kernel)(matrix.dtype()));
+        let width = (groups * GROUP).min(stride - first);
+        let tile =
+            |rows, out, stride| Tile { group: matrix.some_groups(group, groups), activations, rows, out, stride };
+        if width == groups * GROUP {
+            // SAFETY: the instruction set is available; columns `first` to `first + width` of the output are inside it and
+            // belong to these groups alone.
             unsafe { kernel(&tile(0..rows, out.get().add(first), stride)) };
         } else {
             let mut sixteen = [0.0f32; GROUP];
@@ -270,13 +284,14 @@ impl Compute {
         }
         if let Some(bias) = product.bias {
             for row in 0..rows {
-                // SAFETY: as above: the outputs of this group, in one row.
+                // SAFETY: as above: the outputs of these groups, in one row.
                 let outputs = unsafe { std::slice::from_raw_parts_mut(out.get().add(row * stride + first), width) };
                 for (output, bias) in outputs.iter_mut().zip(&bias[first..]) {
                     *output += bias;
                 }
             }
         }
+        groups
     }
 
     /// Attention of a batch of tokens, of one or several sequences, into `out: [tokens][heads · v_dim]`.

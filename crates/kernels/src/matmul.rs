@@ -35,10 +35,13 @@ impl Tile<'_> {
     }
 }
 
+/// How many groups a kernel of [`MatmulTable::groups_kernel`] takes: so many chains side by side hide the latency of fma.
+pub(crate) const GROUPS: usize = 4;
+
 /// A kernel for one weight type. The instruction set must be available, and the tile's parts must fit each other.
 pub(crate) type TileKernel = unsafe fn(&Tile<'_>);
 
-/// Defines `kernel`, the function of a [`MatmulTable`], for the instruction set whose module has kernels of these names.
+/// Defines `kernel` and `groups_kernel`, the functions of a [`MatmulTable`], for the instruction set whose module has kernels of these names.
 #[cfg(x86)]
 macro_rules! kernel_of_type {
     () => {
@@ -65,6 +68,14 @@ macro_rules! kernel_of_type {
                 _ => crate::matmul::reference_kernel(dtype),
             }
         }
+
+        fn groups_kernel(dtype: freehold_base::Dtype) -> Option<crate::matmul::TileKernel> {
+            match dtype {
+                freehold_base::Dtype::F32 => Some(super::matmul_float::f32_groups),
+                freehold_base::Dtype::F16 => Some(super::matmul_float::f16_groups),
+                _ => None,
+            }
+        }
     };
 }
 #[cfg(x86)]
@@ -75,6 +86,9 @@ pub(crate) use kernel_of_type;
 pub(crate) struct MatmulTable {
     /// The kernel for weights of a type, which is one that can be packed.
     pub(crate) kernel: fn(Dtype) -> TileKernel,
+    /// A kernel for a single row of activations and [`GROUPS`] groups: its tile's group is all of them, one after the other,
+    /// and its output has as many outputs. For types whose kernel would wait for itself with one.
+    pub(crate) groups_kernel: fn(Dtype) -> Option<TileKernel>,
     /// Fills one row of activations in an int8 form.
     pub(crate) quantize_row: unsafe fn(activations::ActivationKind, &[f32], &mut RowMut<'_>),
     /// Whether its kernel for BF16 takes activations as bf16. Else they are rounded to bf16 and widened again.
@@ -82,8 +96,12 @@ pub(crate) struct MatmulTable {
 }
 
 /// The scalar reference.
-pub(crate) static REFERENCE: MatmulTable =
-    MatmulTable { kernel: reference_kernel, quantize_row: activations::quantize_row, takes_bf16: false };
+pub(crate) static REFERENCE: MatmulTable = MatmulTable {
+    kernel: reference_kernel,
+    groups_kernel: |_| None,
+    quantize_row: activations::quantize_row,
+    takes_bf16: false,
+};
 
 impl MatmulTable {
     /// The functions for an instruction set that is available.

@@ -166,9 +166,14 @@ impl Matrix {
 
     /// The packed bytes of one group of rows, its blocks ascending in K.
     pub(crate) fn group(&self, group: usize) -> &[u8] {
+        self.some_groups(group, 1)
+    }
+
+    /// The same of `count` groups, one after the other.
+    pub(crate) fn some_groups(&self, group: usize, count: usize) -> &[u8] {
         let packed = self.packed.as_slice();
         let group_bytes = packed.len() / self.groups();
-        &packed[group * group_bytes..][..group_bytes]
+        &packed[group * group_bytes..][..count * group_bytes]
     }
 
     /// Row `row` as f32, by the formulas of the GGUF formats.

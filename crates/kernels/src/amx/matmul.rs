@@ -6,8 +6,7 @@ use crate::matmul::{MatmulTable, Tile, kernel_of_type};
 use freehold_base::Dtype;
 use std::arch::x86_64::*;
 
-pub(crate) static TABLE: MatmulTable =
-    MatmulTable { kernel, quantize_row: avx512::matmul::TABLE.quantize_row, takes_bf16: true };
+pub(crate) static TABLE: MatmulTable = MatmulTable { kernel, groups_kernel, takes_bf16: true, ..avx512::matmul::TABLE };
 
 kernel_of_type!();
 

@@ -4,7 +4,7 @@ use super::tiles::Tiles;
 use crate::matmul::Tile;
 
 // There are no tiles of such numbers.
-pub(super) use crate::avx512::matmul_float::{f16_tile, f32_tile};
+pub(super) use crate::avx512::matmul_float::{f16_groups, f16_tile, f32_groups, f32_tile};
 
 /// Few rows too: every other instruction set needs ten times as long for this order.
 pub(super) unsafe fn bf16_tile(tile: &Tile<'_>) {

@@ -7,8 +7,8 @@ use crate::x86::frames::floats;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-by_frame!(floats, f32_tile, 4, |weights| _mm256_loadu_ps(weights.cast()));
-by_frame!(floats, f16_tile, 2, |weights| _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())));
+by_frame!(floats, f32_tile, f32_groups, 4, |weights| _mm256_loadu_ps(weights.cast()));
+by_frame!(floats, f16_tile, f16_groups, 2, |weights| _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())));
 
 /// Round to nearest, all exceptions masked, subnormals flushed in results (bit 15) and inputs (bit 6).
 pub(crate) static MXCSR_FLUSHING: u32 = 0x9fc0;

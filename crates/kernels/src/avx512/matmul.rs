@@ -7,7 +7,7 @@ use crate::matmul::{MatmulTable, kernel_of_type};
 use std::arch::x86_64::*;
 
 pub(crate) static TABLE: MatmulTable =
-    MatmulTable { kernel, quantize_row: avx2::matmul::TABLE.quantize_row, takes_bf16: false };
+    MatmulTable { kernel, groups_kernel, quantize_row: avx2::matmul::TABLE.quantize_row, takes_bf16: false };
 
 kernel_of_type!();
 

@@ -8,8 +8,8 @@ use crate::x86::frames::{floats, store};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-by_frame!(floats, f32_tile, 4, |weights| _mm512_loadu_ps(weights.cast()));
-by_frame!(floats, f16_tile, 2, |weights| _mm512_cvtph_ps(_mm256_loadu_si256(weights.cast())));
+by_frame!(floats, f32_tile, f32_groups, 4, |weights| _mm512_loadu_ps(weights.cast()));
+by_frame!(floats, f16_tile, f16_groups, 2, |weights| _mm512_cvtph_ps(_mm256_loadu_si256(weights.cast())));
 
 /// Rows whose chains run side by side, so that none waits for itself.
 const ROWS: usize = 4;

@@ -2,7 +2,7 @@
 //! registers; C rows of activations are taken at once, so that unpacked weights serve all of them.
 
 use super::Lanes;
-use crate::matmul::Tile;
+use crate::matmul::{GROUPS, Tile};
 use crate::packed::GROUP;
 use std::arch::x86_64::*;
 
@@ -26,12 +26,20 @@ macro_rules! over_rows {
 }
 pub(crate) use over_rows;
 
-/// Defines a kernel by [`float_rows`]: `$load` widens a register of weights of `$bytes` each.
+/// Defines kernels by [`float_rows`] and, for several groups, [`float_groups`]: `$load` widens a register of weights of `$bytes`
+/// each.
 macro_rules! floats {
-    ($features:literal, $counts:tt, $lanes:ty, $parts:literal, $name:ident, $bytes:literal, |$weights:ident| $load:expr) => {
+    ($features:literal, $counts:tt, $lanes:ty, $parts:literal, $name:ident, $groups:ident, $bytes:literal,
+     |$weights:ident| $load:expr) => {
         crate::x86::frames::over_rows!($features, $counts, $name, |tile, row| {
             crate::x86::frames::float_rows::<$lanes, $parts, C, $bytes>(tile, row, |$weights| $load)
         });
+
+        #[target_feature(enable = $features)]
+        pub(crate) unsafe fn $groups(tile: &crate::matmul::Tile<'_>) {
+            // SAFETY: the features are enabled; the tile is of several groups.
+            unsafe { crate::x86::frames::float_groups::<$lanes, $parts, $bytes>(tile, |$weights| $load) }
+        }
     };
 }
 pub(crate) use floats;
@@ -60,6 +68,38 @@ pub(crate) unsafe fn float_rows<L: Lanes, const PARTS: usize, const C: usize, co
             }
         }
         store(tile, row, acc);
+    }
+}
+
+/// The same for a single row, and several groups at once.
+///
+/// # Safety
+/// To be inlined where the features of `L` are enabled; the tile is of a single row and [`GROUPS`] groups.
+#[inline(always)]
+pub(crate) unsafe fn float_groups<L: Lanes, const PARTS: usize, const BYTES: usize>(
+    tile: &Tile<'_>,
+    load: impl Fn(*const u8) -> L,
+) {
+    let k = tile.activations.padded();
+    // SAFETY: the target feature is the caller's promise; weights and activations hold K numbers a row, and there is room for
+    // sixteen outputs of each group.
+    unsafe {
+        let x = tile.activations.floats.as_ptr().add(tile.rows.start * k);
+        let groups = tile.group.chunks_exact(tile.group.len() / GROUPS).map(<[u8]>::as_ptr);
+        let mut weights = [std::ptr::null(); GROUPS];
+        weights.iter_mut().zip(groups).for_each(|(weights, group)| *weights = group);
+        let mut acc = [[L::zero(); PARTS]; GROUPS];
+        for index in 0..k {
+            let x = L::splat(*x.add(index));
+            for (weights, acc) in weights.iter().zip(&mut acc) {
+                for (part, acc) in acc.iter_mut().enumerate() {
+                    *acc = L::fma(load(weights.add((index * GROUP + part * L::COUNT) * BYTES)), x, *acc);
+                }
+            }
+        }
+        for (number, acc) in acc.into_iter().flatten().enumerate() {
+            L::store(tile.out.add(number * L::COUNT), acc);
+        }
     }
 }
 

@@ -104,7 +104,7 @@ fn shapes(dtype: Dtype) -> Vec<(usize, usize, usize)> {
         (33, block, 146),
     ];
     if block == 1 {
-        shapes.extend([(5, 31, 2), (17, 33, 3), (20, 95, 6), (32, 64, 15)]);
+        shapes.extend([(5, 31, 2), (17, 33, 3), (20, 95, 6), (32, 64, 15), (150, 33, 2)]);
     }
     shapes
 }
