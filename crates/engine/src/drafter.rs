@@ -177,8 +177,8 @@ impl Drafter {
                 draft.tokens.push(likeliest as u32);
                 draft.next += 1;
                 // Not where it is NaN.
-                let is_sure = math::exp(row[likeliest] - compute.vector().log_sum_exp(row)) >= self.caution.sure;
-                is_sure && draft.tokens.len() < draft.longest
+                let is_sure = || math::exp(row[likeliest] - compute.vector().log_sum_exp(row)) >= self.caution.sure;
+                draft.tokens.len() < draft.longest && is_sure()
             });
         }
     }

@@ -15,6 +15,9 @@ const TOKENS: usize = 64;
 const INPUTS: usize = 1024;
 const OUTPUTS: usize = 1024;
 
+/// In a step of so many tokens by chance, every expert is some token's.
+pub const MANY_TOKENS: usize = 4096;
+
 /// How long a rate is measured; its fastest pass counts, for other programs only ever slow one down.
 const MEASURED: Duration = Duration::from_millis(250);
 
@@ -192,11 +195,11 @@ pub fn rates(model: &Model, compute: &Compute, kv_type: KvType) -> Result<Rates,
     const DECODE: usize = 32;
     let count = PREFILL.min(model.config().context_length);
     let tokens = any_tokens(model.config().vocabulary, count);
-    let (prompt, answer) = (&tokens[..PREFILL.min(count)], &tokens[..DECODE.min(count)]);
+    let answer = &tokens[..DECODE.min(count)];
     let mut trial = Trial::new(model, compute, kv_type, count.div_ceil(KV_BLOCK) as u32)?;
     trial.prefill(answer);
     Ok(Rates {
-        prefill: prompt.len() as f64 / trial.prefill(prompt).as_secs_f64(),
+        prefill: count as f64 / trial.prefill(&tokens).as_secs_f64(),
         decode: answer.len() as f64 / trial.decode(answer, 0).as_secs_f64(),
     })
 }

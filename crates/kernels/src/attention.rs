@@ -41,6 +41,12 @@ impl AttentionShape {
     pub(crate) fn visible(&self, position: usize) -> Range<usize> {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1
     }
+
+    /// The blocks of its sequence that these are in.
+    pub(crate) fn blocks(&self, position: usize) -> Range<usize> {
+        let visible = self.visible(position);
+        visible.start / KV_BLOCK..visible.end.div_ceil(KV_BLOCK)
+    }
 }
 
 /// One token that attends.
@@ -80,8 +86,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) kv_head: usize,
     pub(crate) rows: &'a [AttentionRow<'a>],
     pub(crate) blocks: &'a [u32],
-    /// Only these blocks of the sequence, if not all: `(first, end)`.
-    part: Option<(usize, usize)>,
+    /// Only this block of the sequence, if not all.
+    only: Option<usize>,
 }
 
 impl<'a> Attention<'a> {
@@ -110,18 +116,17 @@ impl<'a> Attention<'a> {
             assert!(row.position / KV_BLOCK < blocks.len(), "position {} of {} blocks", row.position, blocks.len());
         }
         assert!(blocks.iter().all(|&block| (block as usize) < layer.blocks()), "a block outside the cache");
-        Self { layer, shape, kv_head, rows, blocks, part: None }
+        Self { layer, shape, kv_head, rows, blocks, only: None }
     }
 
     /// The same with block `index` alone, which every row must see some of.
     pub(crate) fn of_block(self, index: usize) -> Self {
-        Self { part: Some((index, index + 1)), ..self }
+        Self { only: Some(index), ..self }
     }
 
-    /// The blocks to go over for what `visible` names.
-    pub(crate) fn span(&self, visible: &Range<usize>) -> Range<usize> {
-        let (first, end) = self.part.unwrap_or((0, usize::MAX));
-        first.max(visible.start / KV_BLOCK)..end.min(visible.end.div_ceil(KV_BLOCK))
+    /// The blocks to go over for a token at `position`.
+    pub(crate) fn span(&self, position: usize) -> Range<usize> {
+        self.only.map_or_else(|| self.shape.blocks(position), |index| index..index + 1)
     }
 
     /// The query of head `head` of this kv head's group.
@@ -169,7 +174,7 @@ pub(crate) fn attend(attention: &Attention<'_>, out: &mut [f32], seen: &mut [See
         let (row, head) = (unit / group, unit % group);
         let q = attention.query(row, head);
         let visible = attention.shape.visible(attention.rows[row].position);
-        let span = attention.span(&visible);
+        let span = attention.span(attention.rows[row].position);
         for index in span.clone() {
             let (keys, values) = attention.block(index);
             let slots = slots(&visible, index);

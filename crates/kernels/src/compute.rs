@@ -6,7 +6,7 @@
 use crate::activations::{ActivationKind, Activations, RowMut, fill_floats};
 use crate::attention::{Attention, AttentionRow, AttentionScratch, AttentionShape, Seen};
 use crate::isa::Isa;
-use crate::kv::{KV_BLOCK, KvLayer};
+use crate::kv::KvLayer;
 use crate::matmul::{GROUPS, MatmulTable, Tile};
 use crate::matrix::Matrix;
 use crate::packed::GROUP;
@@ -359,8 +359,7 @@ impl Compute {
         // The blocks of each token, and how many those before it have.
         let mut count = 0;
         let spans = tokens.iter().map(|token| {
-            let visible = shape.visible(token.position);
-            let span = visible.start / KV_BLOCK..visible.end.div_ceil(KV_BLOCK);
+            let span = shape.blocks(token.position);
             count += span.len();
             (count - span.len(), span)
         });

@@ -9,7 +9,7 @@ mod worker;
 
 use anyhow::{Context as _, Result, ensure};
 use contender::{Contender, Peer};
-use freehold_engine::speed::any_tokens;
+use freehold_engine::speed::{MANY_TOKENS, any_tokens};
 use freehold_kernels::Isa;
 use protocol::{Answer, Question};
 use report::{Comparison, Row, Unit};
@@ -25,8 +25,6 @@ const SHORT_PROMPT: usize = 16;
 const POSITIONS: usize = 4096;
 /// Below the vocabulary of every model that is compared.
 const VOCABULARY: usize = 30_000;
-/// In a step of so many tokens by chance, every expert is some token's.
-const MANY_TOKENS: usize = 4096;
 
 /// For longer than this no engine's threads wait for more work before they sleep: OpenMP's do for 200 ms.
 const THREADS_SPIN: Duration = Duration::from_millis(400);

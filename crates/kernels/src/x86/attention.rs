@@ -29,8 +29,8 @@ struct Unit<'a> {
     out: &'a mut [f32],
     /// The positions that it sees.
     visible: Range<usize>,
-    /// The first block that is merged.
-    first: usize,
+    /// The blocks that are merged.
+    blocks: Range<usize>,
     /// Of the blocks merged so far.
     seen: &'a mut Seen,
 }
@@ -138,13 +138,13 @@ pub(crate) unsafe fn attend<L: Lanes>(
         .enumerate()
         .map(|(unit, (out, seen))| {
             let row = unit / group;
-            let visible = shape.visible(rows[row].position);
-            let first = attention.span(&visible).start;
-            Unit { q: attention.query(row, unit % group), out, visible, first, seen }
+            let position = rows[row].position;
+            let (visible, blocks) = (shape.visible(position), attention.span(position));
+            Unit { q: attention.query(row, unit % group), out, visible, blocks, seen }
         })
         .collect();
-    let first = units.iter().map(|unit| unit.first).min().unwrap_or(0);
-    let end = units.iter().map(|unit| attention.span(&unit.visible).end).max().unwrap_or(0);
+    let first = units.iter().map(|unit| unit.blocks.start).min().unwrap_or(0);
+    let end = units.iter().map(|unit| unit.blocks.end).max().unwrap_or(0);
     // A single token waits for memory, where it sees much; several work on what is there.
     let waits = matches!(rows, [row] if shape.visible(row.position).len() >= FAR);
     for index in first..end {
@@ -305,7 +305,7 @@ impl<T: Numbers> Block<T> {
         for (i, unit) in units.iter_mut().enumerate() {
             // SAFETY: the target feature is the caller's promise.
             let (max, sum) = unsafe { soften::<L>(&mut weights[i], &slots, self.scale, self.softcap) };
-            let fresh = unit.first == self.index;
+            let fresh = unit.blocks.start == self.index;
             let new_max = if fresh { max } else { unit.seen.max.max(max) };
             (exponents[i], exponents[i + half]) = (unit.seen.max - new_max, max - new_max);
             (unit.seen.max, sums[i], merges[i].fresh) = (new_max, sum, fresh);

@@ -9,7 +9,7 @@ use anyhow::Result;
 use freehold_base::Dtype;
 use freehold_base::units::format_bytes;
 use freehold_engine::numerics_id;
-use freehold_engine::speed::{Trial, any_tokens, product_rate, read_rate};
+use freehold_engine::speed::{MANY_TOKENS, Trial, any_tokens, product_rate, read_rate};
 use freehold_kernels::{Compute, KV_BLOCK, KvType};
 use freehold_model::{Cost, Model};
 use serde_json::{Value, json};
@@ -30,9 +30,6 @@ pub(super) struct Workload {
     #[arg(long, value_delimiter = ',', default_value = "4,16", value_parser = clap::value_parser!(u32).range(1..=1024))]
     streams: Vec<u32>,
 }
-
-/// In a step of so many tokens, every expert is some token's.
-const MANY_TOKENS: usize = 4096;
 
 /// The share of the limit above which nothing but the limit is worth naming.
 const NEAR: f64 = 0.7;
